@@ -1,0 +1,487 @@
+//! The experiment file: a strict TOML document and its expansion into runs.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fact::Fact;
+use crate::reading::ReadingSteps;
+use crate::run::{
+    CheckpointIdentity, CheckpointSource, CorpusManifest, ModelSpec, OptimizerStart, RunFiles,
+    RunIdentity, RunSpec, TrainingSpec,
+};
+use crate::scenario::{Scenario, ScenarioError, Stagger};
+
+/// A complete experiment: one matrix of runs over one corpus, tokenizer and facts file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExperimentSpec {
+    /// Letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    pub data: DataSpec,
+    pub checkpoint: Vec<CheckpointSpec>,
+    /// Names of built-in scenarios or of `[scenario.<name>]` tables.
+    pub scenarios: Vec<String>,
+    pub batch_sizes: Vec<u32>,
+    #[serde(default = "default_seeds")]
+    pub seeds: Vec<u64>,
+    pub training: TrainingSpec,
+    #[serde(default)]
+    pub injection: InjectionDefaults,
+    #[serde(default)]
+    pub probing: ProbingSpec,
+    #[serde(default)]
+    pub saving: SavingSpec,
+    #[serde(default)]
+    pub resources: ResourcesSpec,
+    /// Scenarios of the user's own.
+    #[serde(default)]
+    pub scenario: std::collections::BTreeMap<String, Scenario>,
+}
+
+fn default_seeds() -> Vec<u64> {
+    vec![0]
+}
+
+/// What the runs train on and what they are asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSpec {
+    pub facts: PathBuf,
+    /// A `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    pub corpus: CorpusSpec,
+    /// Tokens of one batch row.
+    pub seq_len: u32,
+    /// Text of the end-of-sequence token that closes every injected passage.
+    #[serde(default = "default_eos")]
+    pub eos: String,
+}
+
+fn default_eos() -> String {
+    "<|endoftext|>".to_owned()
+}
+
+/// The pretraining corpus.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusSpec {
+    pub files: Vec<PathBuf>,
+    pub format: CorpusFormat,
+    #[serde(default)]
+    pub order: CorpusOrder,
+    /// How often the corpus may be passed over; a run that needs more is refused.
+    #[serde(default = "one")]
+    pub max_epochs: u32,
+    /// The first instance (row) of the data order that the run trains on.
+    #[serde(default)]
+    pub start_instance: u64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CorpusFormat {
+    /// Headerless little-endian 16-bit token ids.
+    Uint16,
+    /// Headerless little-endian 32-bit token ids.
+    Uint32,
+    /// UTF-8 text, one document a line.
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CorpusOrder {
+    /// A shuffle that follows from the run's seed and the epoch.
+    #[default]
+    Shuffled,
+    /// As the instances lie in the files.
+    Sequential,
+}
+
+/// One value of the checkpoint axis: exactly one of `path`, `run` with `step`, and `init`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSpec {
+    pub name: String,
+    /// A Hugging Face directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The label of another run (`experiment/checkpoint-scenario-b32-s0`), submitted before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// The parent run's step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u32>,
+    /// A model made from scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<ModelSpec>,
+    /// Updates the checkpoint has seen, for the learning-rate schedule; with `path` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub global_step: Option<u64>,
+    /// `load` or `reset` the optimizer's moments; `load` with `run`, `reset` with `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<OptimizerStart>,
+}
+
+/// When the built-in scenarios inject.
+///
+/// # Source
+/// arXiv 2406.11813 §3.2: ten injections, 100 steps apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InjectionDefaults {
+    pub start: u32,
+    pub every: u32,
+    pub count: u32,
+    pub stagger: Stagger,
+}
+
+impl Default for InjectionDefaults {
+    fn default() -> Self {
+        Self {
+            start: 0,
+            every: 100,
+            count: 10,
+            stagger: Stagger::default(),
+        }
+    }
+}
+
+/// What is read at which steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbingSpec {
+    /// Also read every injected fact's targets after another fact's subject.
+    pub swap: bool,
+    pub reading_steps: ReadingSteps,
+}
+
+/// When the state of a run is saved; not part of its identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SavingSpec {
+    /// Save every so many steps, to resume from.
+    pub every: u32,
+    /// Steps whose state is kept for good, for other runs to start from.
+    pub keep: Vec<u32>,
+}
+
+impl Default for SavingSpec {
+    fn default() -> Self {
+        Self {
+            every: 100,
+            keep: Vec::new(),
+        }
+    }
+}
+
+/// What one trainer may use; not part of a run's identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResourcesSpec {
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Threads of a CPU trainer.
+    pub threads: u32,
+}
+
+impl Default for ResourcesSpec {
+    fn default() -> Self {
+        Self {
+            device: "cpu".to_owned(),
+            threads: 1,
+        }
+    }
+}
+
+/// One cell of the matrix checkpoint × scenario × batch size × seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatrixCell {
+    /// Index into [`ExperimentSpec::checkpoint`].
+    pub checkpoint: usize,
+    pub scenario: String,
+    pub batch_size: u32,
+    pub seed: u64,
+    /// `experiment/checkpoint-scenario-bBATCH-sSEED`.
+    pub label: String,
+}
+
+/// What reading the experiment's files has told: everything that expansion needs and the file lacks.
+#[derive(Clone, Debug)]
+pub struct ResolvedInputs {
+    pub facts: Vec<Fact>,
+    pub facts_sha256: String,
+    pub tokenizer_sha256: String,
+    pub tokenizer_vocab_size: u32,
+    /// One a corpus file.
+    pub corpus_sha256: Vec<String>,
+    /// One a checkpoint, in the order of the file.
+    pub checkpoints: Vec<(CheckpointIdentity, CheckpointSource)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path}: {message}")]
+    Syntax { path: PathBuf, message: String },
+    #[error("{path}: `{field}`: {problem}")]
+    Field {
+        path: PathBuf,
+        field: String,
+        problem: String,
+    },
+    #[error("scenario `{scenario}`: {source}")]
+    Scenario {
+        scenario: String,
+        source: ScenarioError,
+    },
+}
+
+impl ExperimentSpec {
+    /// Reads an experiment file's text; relative paths are taken from the directory `base`.
+    ///
+    /// # Errors
+    /// With line and column where the text is not the TOML it should be (unknown keys are errors),
+    /// and with the field where a value cannot be.
+    pub fn parse(text: &str, file: &Path, base: &Path) -> Result<Self, Error> {
+        let mut spec: Self = toml::from_str(text).map_err(|e| Error::Syntax {
+            path: file.to_owned(),
+            message: e.to_string().trim_end().to_owned(),
+        })?;
+        spec.check().map_err(|(field, problem)| Error::Field {
+            path: file.to_owned(),
+            field,
+            problem,
+        })?;
+        for path in spec.paths_mut() {
+            *path = base.join(&*path);
+        }
+        Ok(spec)
+    }
+
+    fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let data = &mut self.data;
+        [&mut data.facts, &mut data.tokenizer]
+            .into_iter()
+            .chain(&mut data.corpus.files)
+            .chain(self.checkpoint.iter_mut().filter_map(|c| c.path.as_mut()))
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let fail = |field: &str, problem: &str| Err((field.to_owned(), problem.to_owned()));
+        let is_name = |n: &str| {
+            !n.is_empty()
+                && n.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        if !is_name(&self.name) {
+            return fail("name", "use letters, digits, `-`, `_` and `.` only");
+        }
+        for (field, empty) in [
+            ("checkpoint", self.checkpoint.is_empty()),
+            ("scenarios", self.scenarios.is_empty()),
+            ("batch_sizes", self.batch_sizes.is_empty()),
+            ("seeds", self.seeds.is_empty()),
+            ("data.corpus.files", self.data.corpus.files.is_empty()),
+        ] {
+            if empty {
+                return fail(field, "give at least one");
+            }
+        }
+        for (field, repeated) in [
+            ("scenarios", has_repeats(&self.scenarios)),
+            ("batch_sizes", has_repeats(&self.batch_sizes)),
+            ("seeds", has_repeats(&self.seeds)),
+            (
+                "checkpoint.name",
+                has_repeats(&self.checkpoint.iter().map(|c| &c.name).collect::<Vec<_>>()),
+            ),
+        ] {
+            if repeated {
+                return fail(field, "the same value stands there twice");
+            }
+        }
+        for (field, zero) in [
+            ("batch_sizes", self.batch_sizes.contains(&0)),
+            ("data.corpus.max_epochs", self.data.corpus.max_epochs == 0),
+            ("training.steps", self.training.steps == 0),
+            (
+                "training.micro_batch_rows",
+                self.training.micro_batch_rows == Some(0),
+            ),
+            (
+                "probing.reading_steps.then_every",
+                self.probing.reading_steps.then_every == 0,
+            ),
+            ("saving.every", self.saving.every == 0),
+            ("resources.threads", self.resources.threads == 0),
+        ] {
+            if zero {
+                return fail(field, "must be 1 at least");
+            }
+        }
+        if self.data.seq_len < 2 {
+            return fail(
+                "data.seq_len",
+                "must be 2 at least: the first token is never predicted",
+            );
+        }
+        if let Some(step) = self.saving.keep.iter().find(|&&s| s > self.training.steps) {
+            let problem = format!("step {step} is after the last step {}", self.training.steps);
+            return fail("saving.keep", &problem);
+        }
+        for c in &self.checkpoint {
+            let field = format!("checkpoint.{}", c.name);
+            if !is_name(&c.name) {
+                return fail(
+                    "checkpoint.name",
+                    "use letters, digits, `-`, `_` and `.` only",
+                );
+            }
+            let sources = [c.path.is_some(), c.run.is_some(), c.init.is_some()];
+            if sources.iter().filter(|&&s| s).count() != 1 {
+                return fail(
+                    &field,
+                    "give exactly one of `path`, `run` (with `step`) and `init`",
+                );
+            }
+            if c.run.is_some() != c.step.is_some() {
+                return fail(&field, "`run` and `step` go together");
+            }
+            if c.global_step.is_some() && c.path.is_none() {
+                return fail(
+                    &field,
+                    "`global_step` goes with `path`; other sources know theirs",
+                );
+            }
+            if c.init.is_some() && c.optimizer == Some(OptimizerStart::Load) {
+                return fail(
+                    &field,
+                    "a model from `init` has no optimizer moments to load",
+                );
+            }
+            if let Some(m) = &c.init
+                && (m.num_attention_heads == 0
+                    || !m.hidden_size.is_multiple_of(2 * m.num_attention_heads))
+            {
+                return fail(
+                    &format!("{field}.init.hidden_size"),
+                    "must be a multiple of twice `num_attention_heads` (rotary embeddings pair the \
+                     dimensions of a head)",
+                );
+            }
+        }
+        if let Some(name) = self.scenario.keys().find(|n| !is_name(n)) {
+            return fail(
+                &format!("scenario.{name}"),
+                "use letters, digits, `-`, `_` and `.` only",
+            );
+        }
+        Ok(())
+    }
+
+    /// The cells of the matrix, in the order checkpoint, scenario, batch size, seed.
+    pub fn matrix(&self) -> Vec<MatrixCell> {
+        let mut cells = Vec::new();
+        for (checkpoint, c) in self.checkpoint.iter().enumerate() {
+            for scenario in &self.scenarios {
+                for &batch_size in &self.batch_sizes {
+                    for &seed in &self.seeds {
+                        cells.push(MatrixCell {
+                            checkpoint,
+                            scenario: scenario.clone(),
+                            batch_size,
+                            seed,
+                            label: format!(
+                                "{}/{}-{scenario}-b{batch_size}-s{seed}",
+                                self.name, c.name
+                            ),
+                        });
+                    }
+                }
+            }
+        }
+        cells
+    }
+
+    /// The scenario of a name: one of the file's own, or a built-in one.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the facts do not allow it.
+    pub fn scenario(&self, name: &str, facts: &[Fact]) -> Result<Scenario, Error> {
+        let found = match self.scenario.get(name) {
+            Some(own) => Ok(own.clone()),
+            None => Scenario::built_in(name, facts, &self.injection)
+                .unwrap_or_else(|| Err(ScenarioError::Unknown(name.to_owned()))),
+        };
+        let checked = found.and_then(|s| s.schedule(facts).map(|_| s));
+        checked.map_err(|source| Error::Scenario {
+            scenario: name.to_owned(),
+            source,
+        })
+    }
+
+    /// One complete configuration for every cell of the matrix.
+    ///
+    /// # Errors
+    /// When a scenario does not fit the facts.
+    pub fn expand(&self, inputs: &ResolvedInputs) -> Result<Vec<RunSpec>, Error> {
+        let corpus = CorpusManifest {
+            format: self.data.corpus.format,
+            order: self.data.corpus.order,
+            max_epochs: self.data.corpus.max_epochs,
+            start_instance: self.data.corpus.start_instance,
+            files_sha256: inputs.corpus_sha256.clone(),
+        };
+        self.matrix()
+            .into_iter()
+            .map(|cell| {
+                let (mut checkpoint, source) = inputs.checkpoints[cell.checkpoint].clone();
+                if let CheckpointIdentity::Scratch { model } = &mut checkpoint {
+                    model.vocab_size.get_or_insert(inputs.tokenizer_vocab_size);
+                    model
+                        .max_position_embeddings
+                        .get_or_insert(self.data.seq_len);
+                }
+                Ok(RunSpec {
+                    label: cell.label,
+                    identity: RunIdentity {
+                        facts_sha256: inputs.facts_sha256.clone(),
+                        tokenizer_sha256: inputs.tokenizer_sha256.clone(),
+                        corpus: corpus.clone(),
+                        checkpoint,
+                        scenario: self.scenario(&cell.scenario, &inputs.facts)?,
+                        scenario_name: cell.scenario,
+                        batch_size: cell.batch_size,
+                        seq_len: self.data.seq_len,
+                        seed: cell.seed,
+                        eos: self.data.eos.clone(),
+                        training: self.training.clone(),
+                        probing: self.probing,
+                    },
+                    files: RunFiles {
+                        facts: self.data.facts.clone(),
+                        tokenizer: self.data.tokenizer.clone(),
+                        corpus: self.data.corpus.files.clone(),
+                        checkpoint: source,
+                    },
+                    saving: self.saving.clone(),
+                    resources: self.resources.clone(),
+                })
+            })
+            .collect()
+    }
+}
+
+fn has_repeats<T: Ord>(items: &[T]) -> bool {
+    let mut seen = BTreeSet::new();
+    !items.iter().all(|item| seen.insert(item))
+}
+
+#[cfg(test)]
+mod tests;

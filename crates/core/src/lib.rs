@@ -1,0 +1,33 @@
+//! The vocabulary of `imprint`: facts, probes, scenarios, schedules, experiments, runs, readings.
+//!
+//! Pure types and functions: no input or output, no async, no tensors.
+//!
+//! # The time convention
+//!
+//! A *step* is one optimizer update, counted from the run's start.
+//! θ_t are the parameters before update t, and batch t maps θ_t to θ_{t+1}.
+//! Reading t is taken on θ_t, so an injection at step t first shows in reading t+1.
+//! A run of T updates has readings 0…T and update statistics 0…T−1.
+
+mod experiment;
+mod fact;
+mod learning_rate;
+mod reading;
+mod run;
+mod scenario;
+
+pub use experiment::{
+    CheckpointSpec, CorpusFormat, CorpusOrder, CorpusSpec, DataSpec, Error, ExperimentSpec,
+    InjectionDefaults, MatrixCell, ProbingSpec, ResolvedInputs, ResourcesSpec, SavingSpec,
+};
+pub use fact::{Depth, Fact, FactId, Probe, ProbeControl, ProbeId, ProbeText, Span, probe_set};
+pub use learning_rate::LearningRate;
+pub use reading::{ProbeSums, ReadingSteps, StepReadings, Trajectory, UpdateStats};
+pub use run::{
+    CheckpointIdentity, CheckpointSource, CorpusManifest, ModelSpec, OptimizerSpec, OptimizerStart,
+    Precision, RunFiles, RunIdentity, RunSpec, SpecHash, TrainingSpec,
+};
+pub use scenario::{
+    Arm, ArmSteps, ArmText, EverySteps, FactRange, Injection, InjectionText, Placement, Scenario,
+    ScenarioError, Schedule, Stagger,
+};

@@ -1,0 +1,120 @@
+//! Hashes of a run's inputs: whole files, checkpoint directories, and corpora by their ends.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+use crate::resolve::checkpoint_shards;
+use crate::{Error, Result};
+
+/// Bytes at each end of a corpus file that its hash covers.
+const CORPUS_END_BYTES: u64 = 1 << 20;
+
+/// A file changed twice within the clock's resolution has the same time of change; hashes of files
+/// changed this recently are not remembered.
+const SETTLED: Duration = Duration::from_secs(2);
+
+type FileVersion = (PathBuf, u64, SystemTime);
+
+/// Hashes of this process, so that twenty-four runs from one checkpoint read it once.
+static KNOWN: Mutex<Option<HashMap<FileVersion, String>>> = Mutex::new(None);
+
+/// SHA-256 of a file's content, in hexadecimal; remembered by path, size and time of change.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn file_sha256(path: &Path) -> Result<String> {
+    hash_file(path).map_err(|err| Error::Read {
+        path: path.to_owned(),
+        err,
+    })
+}
+
+fn hash_file(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let changed = metadata.modified()?;
+    let version = (path.to_owned(), metadata.len(), changed);
+    let known = |f: &mut dyn FnMut(&mut HashMap<FileVersion, String>)| {
+        let mut guard = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        f(guard.get_or_insert_default());
+    };
+    let mut found = None;
+    known(&mut |k| found = k.get(&version).cloned());
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    let sha256 = format!("{:x}", hasher.finalize());
+    if changed.elapsed().is_ok_and(|age| age > SETTLED) {
+        known(&mut |k| drop(k.insert(version.clone(), sha256.clone())));
+    }
+    Ok(sha256)
+}
+
+/// SHA-256 of a corpus file's length (8 bytes, little-endian), first mebibyte and last mebibyte.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn corpus_file_sha256(path: &Path) -> Result<String> {
+    let hash = || -> io::Result<String> {
+        let file = File::open(path)?;
+        let n_bytes = file.metadata()?.len();
+        let mut end = vec![0; n_bytes.min(CORPUS_END_BYTES) as usize];
+        let mut hasher = Sha256::new();
+        hasher.update(n_bytes.to_le_bytes());
+        for offset in [0, n_bytes - end.len() as u64] {
+            file.read_exact_at(&mut end, offset)?;
+            hasher.update(&end);
+        }
+        Ok(format!("{:x}", hasher.finalize()))
+    };
+    hash().map_err(|err| Error::Read {
+        path: path.to_owned(),
+        err,
+    })
+}
+
+/// SHA-256 of a Hugging Face checkpoint directory: over the names and hashes of `config.json`, the
+/// shard index where there is one, and every `*.safetensors` file.
+///
+/// # Errors
+/// When a file cannot be read, or the index names a shard that is not there.
+pub fn checkpoint_sha256(directory: &Path) -> Result<String> {
+    checkpoint_shards(directory)?;
+    let entries = fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(|err| Error::Read {
+        path: directory.to_owned(),
+        err,
+    })?;
+    let mut names: Vec<String> = entries
+        .iter()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|n| {
+            n == "config.json" || n == "model.safetensors.index.json" || n.ends_with(".safetensors")
+        })
+        .collect();
+    names.sort_unstable();
+    let mut hasher = Sha256::new();
+    for name in names {
+        let sha256 = file_sha256(&directory.join(&name))?;
+        hasher.update(format!("{name}\0{sha256}\n"));
+    }
+    Ok(format!("{:x}", hasher.finalize()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,89 @@
+//! The database: its migrations and every query.
+//!
+//! The only place that knows SQL.
+//! Queries are checked when they run, not when they are compiled, so that a build needs no database
+//! (docs/adr/0002-storage-layout.md); each one is run by a test against a real Postgres.
 
+mod error;
+pub mod runs;
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+pub use error::Error;
+
+/// Connections of one service; more of them wait for their turn.
+const MAX_CONNECTIONS: u32 = 16;
+
+/// How long a query waits for a connection before the database counts as unreachable.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A database with the schema `imprint`; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// A store on the database at `url` (`postgres://user@host:port/database`), which answers.
+    ///
+    /// Connections that break later are replaced by new ones as they are needed.
+    ///
+    /// # Errors
+    /// When the URL cannot be read or nothing answers there.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let options: PgConnectOptions = url.parse().map_err(|source| Error::Url { source })?;
+        let options = options.application_name("imprint");
+        let address = address(&options);
+        let pool = PgPoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await
+            .map_err(|source| Error::Connect { address, source })?;
+        Ok(Self { pool })
+    }
+
+    /// Brings the schema up to date; of several that start at once, one does it and the rest wait.
+    ///
+    /// # Errors
+    /// When a migration fails or an applied one was edited.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        sqlx::migrate!("../../migrations")
+            .run(&self.pool)
+            .await
+            .map_err(|source| Error::Migrate { source })
+    }
+
+    /// Fails unless the database answers.
+    ///
+    /// # Errors
+    /// When it does not within the time that a query waits for a connection.
+    pub async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("select 1")
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(Error::doing("ask the database whether it is there"))
+    }
+
+    /// The connections, for queries of this crate and for tests.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+/// Where a database is, without the password.
+fn address(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or("postgres");
+    match options.get_socket() {
+        Some(socket) => format!("{} (database {database})", socket.display()),
+        None => format!(
+            "{}:{} (database {database})",
+            options.get_host(),
+            options.get_port()
+        ),
+    }
+}

@@ -1,0 +1,83 @@
+//! What can go wrong in the database, and whether trying again later may help.
+
+use sqlx::error::ErrorKind;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the database URL cannot be read (want postgres://user@host:port/database)")]
+    Url {
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("Postgres is down at {address}")]
+    Connect {
+        address: String,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("bring the database schema up to date")]
+    Migrate {
+        #[source]
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A query failed.
+    #[error("{doing}")]
+    Query {
+        doing: String,
+        #[source]
+        source: sqlx::Error,
+    },
+    /// What is stored is not what this version of the program writes.
+    #[error("{what} is not what it should be: {problem}")]
+    Corrupt { what: String, problem: String },
+    #[error("there is no {what}")]
+    NotFound { what: String },
+    /// Another attempt took the run over, or this one was ended.
+    #[error("attempt {attempt} of run {run} is not its current one")]
+    StaleAttempt { run: i32, attempt: u32 },
+}
+
+impl Error {
+    /// For `map_err`: the failure of a query, with what it was for.
+    pub fn doing(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Query {
+            doing: what.into(),
+            source,
+        }
+    }
+
+    /// Whether the database could not be reached or went away, so that the same call may succeed
+    /// later.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Query { source, .. } => is_unavailable(source),
+            Self::Migrate {
+                source: sqlx::migrate::MigrateError::Execute(source),
+            } => is_unavailable(source),
+            _ => false,
+        }
+    }
+
+    /// Whether a query failed because a row with the same key was there already.
+    pub fn is_unique_violation(&self) -> bool {
+        matches!(self, Self::Query { source: sqlx::Error::Database(e), .. }
+            if e.kind() == ErrorKind::UniqueViolation)
+    }
+}
+
+fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        // Class 08: the connection broke; 57: an operator (or a crash) ended it; 53: out of
+        // connections, memory or disk; 40: a deadlock or serialization failure, to be repeated.
+        sqlx::Error::Database(e) => e
+            .code()
+            .is_some_and(|code| ["08", "57", "53", "40"].iter().any(|c| code.starts_with(c))),
+        _ => false,
+    }
+}

@@ -1,0 +1,1 @@
+//! Experiments, runs, attempts and saved states: what the orchestrator asks and writes.

@@ -70,6 +70,7 @@ create table imprint.run (
     cancel_requested bool not null default false,
     -- Attempts that ended without progress since the last one that made some.
     barren_attempts int4 not null default 0,
+    furthest_reading int4 not null default 0,
     not_before timestamptz not null default now(),
     created_at timestamptz not null default now(),
     started_at timestamptz,
@@ -86,15 +87,18 @@ comment on column imprint.run.reading_steps is 'The steps at which all probes ar
 comment on column imprint.run.parent_run_id is 'The run from whose saved state this one starts.';
 comment on column imprint.run.reason is 'Why it failed, or why it waits.';
 comment on column imprint.run.barren_attempts is 'Consecutive attempts that ended before any new state was saved or reading stored.';
+comment on column imprint.run.furthest_reading is 'Most readings ever stored when an attempt ended; an attempt that gets no further is barren.';
 comment on column imprint.run.not_before is 'Not started again before this time.';
 
 create table imprint.experiment_run (
     experiment_id int4 not null references imprint.experiment on delete cascade,
     run_id int4 not null references imprint.run on delete cascade,
     label text not null unique,
+    wanted bool not null default true,
     primary key (experiment_id, run_id)
 );
 comment on table imprint.experiment_run is 'Which experiment wants which run; experiments share runs.';
+comment on column imprint.experiment_run.wanted is 'False once the experiment cancelled it; a run that nobody wants is ended.';
 comment on column imprint.experiment_run.label is 'The name of the run in this experiment.';
 
 create table imprint.run_arm (

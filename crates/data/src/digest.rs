@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
@@ -23,7 +23,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 type FileVersion = (PathBuf, u64, SystemTime);
 
 /// Hashes of this process, so that twenty-four runs from one checkpoint read it once.
-static KNOWN: Mutex<Option<HashMap<FileVersion, String>>> = Mutex::new(None);
+static KNOWN: LazyLock<Mutex<HashMap<FileVersion, String>>> = LazyLock::new(Mutex::default);
 
 /// SHA-256 of a file's content, in hexadecimal; remembered by path, size and time of change.
 ///
@@ -41,14 +41,9 @@ fn hash_file(path: &Path) -> io::Result<String> {
     let metadata = file.metadata()?;
     let changed = metadata.modified()?;
     let version = (path.to_owned(), metadata.len(), changed);
-    let known = |f: &mut dyn FnMut(&mut HashMap<FileVersion, String>)| {
-        let mut guard = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        f(guard.get_or_insert_default());
-    };
-    let mut found = None;
-    known(&mut |k| found = k.get(&version).cloned());
-    if let Some(found) = found {
-        return Ok(found);
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known().get(&version) {
+        return Ok(found.clone());
     }
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -60,7 +55,7 @@ fn hash_file(path: &Path) -> io::Result<String> {
     }
     let sha256 = format!("{:x}", hasher.finalize());
     if changed.elapsed().is_ok_and(|age| age > SETTLED) {
-        known(&mut |k| drop(k.insert(version.clone(), sha256.clone())));
+        known().insert(version, sha256.clone());
     }
     Ok(sha256)
 }

@@ -126,7 +126,7 @@ pub enum Error {
     #[error(
         "step {step} injects {n_texts} texts of {n_tokens} tokens into {batch_size} rows of \
              {seq_len}: the longest row would need {longest} tokens; \
-             it takes {rows_needed} rows or more"
+             a batch of {enough_rows} rows holds them"
     )]
     RowTooLong {
         step: u32,
@@ -135,7 +135,7 @@ pub enum Error {
         batch_size: u32,
         seq_len: u32,
         longest: usize,
-        rows_needed: u32,
+        enough_rows: u32,
     },
     #[error("step {step} is not an update of this run: they are 0 to {last}")]
     StepOutOfRange { step: u32, last: u32 },

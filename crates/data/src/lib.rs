@@ -8,6 +8,8 @@ mod corpus;
 mod digest;
 mod error;
 mod facts;
+#[cfg(test)]
+mod fixture;
 mod injection;
 mod inspection;
 mod order;

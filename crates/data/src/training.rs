@@ -296,7 +296,7 @@ impl TrainingData {
             let longest = injection::longest_row(&lengths, self.batch_size as usize);
             if longest > seq_len {
                 // One text a row fits, so the search ends there at the latest.
-                let rows_needed = (self.batch_size as usize + 1..lengths.len())
+                let enough_rows = (self.batch_size as usize + 1..lengths.len())
                     .find(|&b| injection::longest_row(&lengths, b) <= seq_len)
                     .unwrap_or(lengths.len());
                 return Err(Error::RowTooLong {
@@ -306,7 +306,7 @@ impl TrainingData {
                     batch_size: self.batch_size,
                     seq_len: self.seq_len,
                     longest,
-                    rows_needed: rows_needed as u32,
+                    enough_rows: enough_rows as u32,
                 });
             }
         }

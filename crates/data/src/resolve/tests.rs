@@ -1,1 +1,130 @@
+use expect_test::{Expect, expect};
 
+use super::*;
+use crate::fixture::{Fixture, VOCAB_SIZE, fact};
+
+fn fixture(checkpoint: &str) -> Fixture {
+    let mut fixture = Fixture::new(&[fact(0, 3, 1), fact(1, 3, 0)]);
+    fixture.checkpoint = checkpoint.to_owned();
+    fixture
+}
+
+/// A checkpoint directory `ckpt` with two shards.
+fn sharded(vocab_size: u32) -> Fixture {
+    let fixture = fixture(r#"path = "ckpt""#);
+    let write = |name: &str, content: String| fs::write(fixture.path(name), content).unwrap();
+    fs::create_dir(fixture.path("ckpt")).unwrap();
+    write(
+        "ckpt/config.json",
+        format!(r#"{{"vocab_size":{vocab_size}}}"#),
+    );
+    write("ckpt/model-1.safetensors", "1".to_owned());
+    write("ckpt/model-2.safetensors", "2".to_owned());
+    let index = r#"{"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
+    write("ckpt/model.safetensors.index.json", index.to_owned());
+    fixture
+}
+
+fn resolved(fixture: &Fixture) -> Result<ResolvedInputs> {
+    resolve(&fixture.experiment(), |label| {
+        (label == "pre/scratch-none-b16-s0").then(|| SpecHash("parent".to_owned()))
+    })
+}
+
+#[test]
+fn files_become_hashes() {
+    let fixture = sharded(VOCAB_SIZE);
+    let inputs = resolved(&fixture).unwrap();
+    assert_eq!(inputs.facts.len(), 2);
+    assert_eq!(inputs.tokenizer_vocab_size, VOCAB_SIZE);
+    assert_eq!(
+        inputs.facts_sha256,
+        file_sha256(&fixture.path("facts.json")).unwrap()
+    );
+    assert_eq!(
+        inputs.corpus_sha256,
+        [corpus_file_sha256(&fixture.path("corpus")).unwrap()]
+    );
+    let path = fixture.path("ckpt");
+    let identity = CheckpointIdentity::Directory {
+        sha256: checkpoint_sha256(&path).unwrap(),
+        global_step: 0,
+        optimizer: OptimizerStart::Reset,
+    };
+    assert_eq!(
+        inputs.checkpoints,
+        [(identity, CheckpointSource::Directory { path })]
+    );
+}
+
+#[test]
+fn a_parent_run_is_known_by_its_label() {
+    let fixture = fixture("run = \"pre/scratch-none-b16-s0\"\nstep = 500");
+    let identity = CheckpointIdentity::Run {
+        run: SpecHash("parent".to_owned()),
+        step: 500,
+        optimizer: OptimizerStart::Load,
+    };
+    let inputs = resolved(&fixture).unwrap();
+    assert_eq!(inputs.checkpoints, [(identity, CheckpointSource::Run)]);
+}
+
+#[track_caller]
+fn refuses(fixture: &Fixture, want: &Expect) {
+    let text = resolved(fixture).unwrap_err().to_string();
+    let directory = fixture.directory.path().display().to_string();
+    want.assert_eq(&text.replace(&directory, "DIR"));
+}
+
+#[test]
+fn incomplete_checkpoints_are_refused() {
+    let missing_shard = sharded(VOCAB_SIZE);
+    fs::remove_file(missing_shard.path("ckpt/model-2.safetensors")).unwrap();
+    refuses(
+        &missing_shard,
+        &expect![
+            "DIR/ckpt/model.safetensors.index.json: names the shard model-2.safetensors, which is not there"
+        ],
+    );
+
+    let small = sharded(VOCAB_SIZE - 1);
+    refuses(
+        &small,
+        &expect![
+            "checkpoint `start`: the tokenizer's vocabulary (1001) exceeds the model's (1000)"
+        ],
+    );
+
+    let no_size = sharded(VOCAB_SIZE);
+    fs::write(no_size.path("ckpt/config.json"), "{}").unwrap();
+    refuses(
+        &no_size,
+        &expect!["DIR/ckpt/config.json: `vocab_size` is missing or no number"],
+    );
+
+    refuses(
+        &fixture(r#"path = "elsewhere""#),
+        &expect!["cannot read DIR/elsewhere/config.json"],
+    );
+
+    let no_weights = fixture(r#"path = ".""#);
+    fs::write(no_weights.path("config.json"), r#"{"vocab_size":2000}"#).unwrap();
+    refuses(
+        &no_weights,
+        &expect!["DIR/.: holds neither model.safetensors nor model.safetensors.index.json"],
+    );
+
+    refuses(
+        &fixture("run = \"pre/other-none-b16-s0\"\nstep = 500"),
+        &expect![
+            "checkpoint `start`: there is no run `pre/other-none-b16-s0`; submit the experiment that makes it first"
+        ],
+    );
+
+    let small_init = "init = { vocab_size = 9, hidden_size = 8, intermediate_size = 8, \
+                      num_hidden_layers = 1, num_attention_heads = 1 }";
+    refuses(
+        &fixture(small_init),
+        &expect!["checkpoint `start`: the tokenizer's vocabulary (1001) exceeds the model's (9)"],
+    );
+}

@@ -1,9 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use expect_test::expect;
-use imprint_core::{Depth, Fact, ProbeText, probe_set};
-use imprint_data::{Tokenizer, load_facts};
+use imprint_core::{Depth, ExperimentSpec, Fact, ProbeText, probe_set};
+use imprint_data::{Tokenizer, TrainingData, check_plans, load_facts, resolve};
 
 use crate::{World, WorldConfig};
 
@@ -234,4 +235,68 @@ fn impossible_numbers_are_refused_by_name() {
         ..small()
     };
     refuses(babel, "`n_products`: 100000 words are more than 5000");
+}
+
+/// The plan of an experiment with the built-in scenarios on a world of this size.
+#[track_caller]
+fn trains(config: WorldConfig, batch_sizes: &str, injection: &str, n_steps: u32) {
+    let directory = tempfile::tempdir().unwrap();
+    let n_held_out = config.n_held_out;
+    let world = world(config);
+    world.write(directory.path()).unwrap();
+    let text = format!(
+        r#"
+        name = "world"
+        scenarios = ["duplication", "paraphrase", "once", "none"]
+        batch_sizes = {batch_sizes}
+        injection = {injection}
+        probing = {{ swap = true }}
+        [data]
+        facts = "facts.json"
+        tokenizer = "tokenizer.json"
+        seq_len = 64
+        corpus = {{ files = ["corpus.u16"], format = "uint16", max_epochs = 2 }}
+        [[checkpoint]]
+        name = "scratch"
+        [checkpoint.init]
+        hidden_size = 64
+        intermediate_size = 168
+        num_hidden_layers = 2
+        num_attention_heads = 4
+        [training]
+        steps = {n_steps}
+        learning_rate = {{ kind = "constant", peak = 5e-3 }}
+        "#
+    );
+    let spec = ExperimentSpec::parse(&text, Path::new("world.toml"), directory.path()).unwrap();
+    let runs = spec.expand(&resolve(&spec, |_| None).unwrap()).unwrap();
+    check_plans(&runs).unwrap();
+
+    let duplication = TrainingData::open(&runs[0]).unwrap();
+    let injected = duplication.schedule().injected_facts().len();
+    assert_eq!(injected, world.facts().len() - n_held_out);
+    // Every injected fact's probes have a partner whose value differs.
+    assert_eq!(
+        duplication.probes().len(),
+        10 * (world.facts().len() + injected)
+    );
+    let batch = duplication.batch(0).unwrap();
+    assert!(batch.n_injected_tokens > 0);
+    assert!(batch.tokens.iter().all(|&id| id < duplication.vocab_size()));
+}
+
+#[test]
+fn experiments_on_the_presets_fit_their_batches() {
+    trains(
+        WorldConfig::demo(),
+        "[32, 4]",
+        "{ every = 20, count = 5, stagger = { groups = 10, every = 2 } }",
+        1000,
+    );
+    trains(
+        WorldConfig::ci(),
+        "[16, 8]",
+        "{ every = 20, count = 3, stagger = { groups = 5, every = 4 } }",
+        500,
+    );
 }

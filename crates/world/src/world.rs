@@ -302,12 +302,15 @@ const TOLD: [(Attribute, Option<(Relation, Attribute)>); 4] = [
     (Attribute::Mineral, None),
 ];
 
+/// Which of its wordings an attribute takes, and which of its own the relation that follows.
+type Choose<'a> = dyn FnMut(&[usize], &[usize]) -> [usize; 2] + 'a;
+
 /// A fact about a person: which wording is the passage's, which is kept for the `gen` probes, and
 /// which the paraphrases draw from, is dealt anew for each.
 fn fact(person: &Person, n_paraphrases: usize, random: &mut Random) -> Fact {
     let wordings = TOLD.map(|_| random.permutation::<N_TEMPLATES>());
     let relation_wordings = TOLD.map(|_| random.permutation::<N_RELATION_TEMPLATES>());
-    let tell = |choose: &mut dyn FnMut(&[usize], &[usize]) -> [usize; 2]| {
+    let tell = |choose: &mut Choose| {
         let told = TOLD.iter().zip(wordings.iter().zip(&relation_wordings));
         told.map(|((attribute, relation), (wordings, relation_wordings))| {
             let [template, relation_template] = choose(wordings, relation_wordings);

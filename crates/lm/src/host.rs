@@ -1,0 +1,755 @@
+//! The element-wise work of a training step, as plain loops over row-major float32 slices.
+//!
+//! On a CPU a tensor library spends most of a small model's step in passes over memory: one
+//! pass, one new buffer per arithmetic operation.
+//! These loops do what belongs together in one pass, and in place where they can.
+//! The same mathematics as tensor operations is in [`crate::reference`], and tests hold the two to
+//! each other.
+//!
+//! Sums run over [`LANES`] interleaved parts, whatever the vector unit, so that a compiler may
+//! vectorise them.
+//!
+//! Shapes: N tokens, D model features, F feed-forward features, V vocabulary, T tokens of one
+//! sequence, H heads, C features of one head.
+
+use std::ops::Range;
+
+/// Parallel parts of a sum: one AVX-512 vector.
+const LANES: usize = 16;
+
+/// Runs a kernel compiled for the widest vector unit that this processor has.
+///
+/// Kernels must be inlined into the closure, hence `inline(always)` on all of them.
+fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(kernel)
+}
+
+/// e^x to about 1e-7 relative, never less than the smallest normal float; NaN stays NaN.
+///
+/// # Source
+/// Cephes' `expf`: x = n·ln 2 + r, a polynomial in r, and n added to the exponent.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Adding and subtracting it rounds to the nearest whole number.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // Comparisons in this order let NaN through.
+    let x = if x < -87.3 { -87.3 } else { x };
+    let x = if x > 88.3 { 88.3 } else { x };
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
+    let r = n.mul_add(-LN_2_HIGH, x);
+    let r = n.mul_add(-LN_2_LOW, r);
+    let p = 1.987_569_1e-4_f32;
+    let p = p.mul_add(r, 1.398_2e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_5e-1);
+    let p = p.mul_add(r, 0.5);
+    let p = p.mul_add(r * r, r) + 1.0;
+    // The low bits of `rounded` are n in two's complement.
+    p * f32::from_bits((rounded.to_bits().wrapping_add(127)) << 23)
+}
+
+#[inline(always)]
+fn sum_lanes(lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    let mut lanes = lanes;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn sum(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            lanes[l] += chunk[l];
+        }
+    }
+    sum_lanes(lanes) + rest.iter().sum::<f32>()
+}
+
+#[inline(always)]
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
+    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for (x, y) in x_chunks.iter().zip(y_chunks) {
+        for l in 0..LANES {
+            lanes[l] = x[l].mul_add(y[l], lanes[l]);
+        }
+    }
+    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
+    sum_lanes(lanes) + rest
+}
+
+#[inline(always)]
+fn max(x: &[f32]) -> f32 {
+    #[inline(always)]
+    fn larger(a: f32, b: f32) -> f32 {
+        if a > b { a } else { b }
+    }
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            lanes[l] = larger(chunk[l], lanes[l]);
+        }
+    }
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |a, &b| larger(b, a))
+}
+
+/// Replaces x by e^(x − shift) and returns their sum.
+#[inline(always)]
+fn exp_and_sum(x: &mut [f32], shift: f32) -> f32 {
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            chunk[l] = exp(chunk[l] - shift);
+            lanes[l] += chunk[l];
+        }
+    }
+    let mut total = sum_lanes(lanes);
+    for x in rest {
+        *x = exp(*x - shift);
+        total += *x;
+    }
+    total
+}
+
+/// LayerNorm without weight or bias, in place; returns 1/σ of each row.
+///
+/// # Shapes
+/// `x`: [N, D]; returns [N].
+pub(crate) fn layer_norm(x: &mut [f32], d: usize, eps: f32) -> Vec<f32> {
+    let mut rstd = vec![0.0; x.len() / d];
+    vectorised(|| {
+        for (x, rstd) in x.chunks_exact_mut(d).zip(&mut rstd) {
+            let mean = sum(x) / d as f32;
+            for x in x.iter_mut() {
+                *x -= mean;
+            }
+            *rstd = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
+            for x in x.iter_mut() {
+                *x *= *rstd;
+            }
+        }
+    });
+    rstd
+}
+
+/// Turns the gradient of LayerNorm's output into that of its input, in place.
+///
+/// # Shapes
+/// `y`, the output, and `gradient`: [N, D]; `rstd`: [N].
+pub(crate) fn layer_norm_backward(y: &[f32], rstd: &[f32], gradient: &mut [f32], d: usize) {
+    vectorised(|| {
+        let rows = gradient.chunks_exact_mut(d).zip(y.chunks_exact(d));
+        for ((gradient, y), rstd) in rows.zip(rstd) {
+            let mean = sum(gradient) / d as f32;
+            let along = dot(gradient, y) / d as f32;
+            for (gradient, y) in gradient.iter_mut().zip(y) {
+                *gradient = (y.mul_add(-along, *gradient) - mean) * rstd;
+            }
+        }
+    });
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// silu(gate) · up.
+///
+/// # Shapes
+/// `gate_up`: [N, 2F]; returns [N, F].
+pub(crate) fn swiglu(gate_up: &[f32], ff: usize) -> Vec<f32> {
+    let mut out = vec![0.0; gate_up.len() / 2];
+    vectorised(|| {
+        for (out, gate_up) in out.chunks_exact_mut(ff).zip(gate_up.chunks_exact(2 * ff)) {
+            let (gate, up) = gate_up.split_at(ff);
+            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+                *out = gate * sigmoid(gate) * up;
+            }
+        }
+    });
+    out
+}
+
+/// Turns `gate_up` into its gradient, in place, from the gradient of the output.
+///
+/// # Shapes
+/// `gate_up`: [N, 2F]; `gradient`: [N, F].
+pub(crate) fn swiglu_backward(gate_up: &mut [f32], gradient: &[f32], ff: usize) {
+    vectorised(|| {
+        let rows = gate_up
+            .chunks_exact_mut(2 * ff)
+            .zip(gradient.chunks_exact(ff));
+        for (gate_up, gradient) in rows {
+            let (gate, up) = gate_up.split_at_mut(ff);
+            for ((gate, up), &gradient) in gate.iter_mut().zip(up).zip(gradient) {
+                let s = sigmoid(*gate);
+                let silu = *gate * s;
+                let d_silu = (1.0 - s).mul_add(silu, s);
+                *gate = gradient * *up * d_silu;
+                *up = gradient * silu;
+            }
+        }
+    });
+}
+
+/// Log-probabilities of the targets, in nats, ≤ 0.
+///
+/// # Shapes
+/// `logits`: [N, V], left as scratch; `targets`: [N]; returns [N].
+pub(crate) fn log_probs(logits: &mut [f32], targets: &[u32]) -> Vec<f32> {
+    let v = logits.len() / targets.len().max(1);
+    vectorised(|| {
+        let rows = logits.chunks_exact_mut(v).zip(targets);
+        rows.map(|(logits, &target)| log_softmax_at(logits, target).0)
+            .collect()
+    })
+}
+
+/// Log-probabilities of the targets, and `scale` times the gradient of their negative sum in
+/// place of the logits.
+///
+/// # Shapes
+/// `logits`: [N, V]; `targets`: [N]; returns [N].
+pub(crate) fn log_probs_and_gradient(logits: &mut [f32], targets: &[u32], scale: f32) -> Vec<f32> {
+    let v = logits.len() / targets.len().max(1);
+    vectorised(|| {
+        let rows = logits.chunks_exact_mut(v).zip(targets);
+        rows.map(|(logits, &target)| {
+            let (log_prob, total) = log_softmax_at(logits, target);
+            let share = scale / total;
+            for x in logits.iter_mut() {
+                *x *= share;
+            }
+            logits[target as usize] -= scale;
+            log_prob
+        })
+        .collect()
+    })
+}
+
+/// The log-probability of one token; leaves e^(logit − max) in place, whose sum comes second.
+#[inline(always)]
+fn log_softmax_at(logits: &mut [f32], target: u32) -> (f32, f32) {
+    let max = max(logits);
+    let at_target = logits[target as usize] - max;
+    let total = exp_and_sum(logits, max);
+    let log_prob = at_target - total.ln();
+    // Rounding may leave a hair above 0; this order lets NaN through.
+    (if log_prob > 0.0 { 0.0 } else { log_prob }, total)
+}
+
+/// Adds rows of `gradient` to the rows of `table` that the tokens name, in token order.
+///
+/// # Shapes
+/// `table`: [V, D]; `gradient`: [N, D].
+pub(crate) fn embedding_backward(table: &mut [f32], tokens: &[u32], gradient: &[f32], d: usize) {
+    vectorised(|| {
+        for (&token, gradient) in tokens.iter().zip(gradient.chunks_exact(d)) {
+            let row = &mut table[token as usize * d..][..d];
+            for (x, g) in row.iter_mut().zip(gradient) {
+                *x += g;
+            }
+        }
+    });
+}
+
+/// Σ x² in float64.
+pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
+    vectorised(|| {
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let mut lanes = [0.0_f64; LANES];
+        for chunk in chunks {
+            for l in 0..LANES {
+                let x = f64::from(chunk[l]);
+                lanes[l] += x * x;
+            }
+        }
+        let rest: f64 = rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        lanes.iter().sum::<f64>() + rest
+    })
+}
+
+/// The numbers of one AdamW update, the same for every value of a parameter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamWStep {
+    /// What the global-norm clip multiplies gradients by.
+    pub(crate) clip: f32,
+    /// 1 − rate · weight decay; 1 for parameters without decay.
+    pub(crate) keep: f32,
+    pub(crate) beta2: f32,
+    pub(crate) one_minus_beta1: f32,
+    pub(crate) one_minus_beta2: f32,
+    /// √(1 − β₂ᵗ)
+    pub(crate) correction2_sqrt: f32,
+    pub(crate) eps: f32,
+    /// rate / (1 − β₁ᵗ)
+    pub(crate) step_size: f32,
+}
+
+/// One AdamW update in place; returns Σ (change)² in float64.
+pub(crate) fn adamw(
+    step: AdamWStep,
+    parameter: &mut [f32],
+    exp_avg: &mut [f32],
+    exp_avg_sq: &mut [f32],
+    gradient: &[f32],
+) -> f64 {
+    #[inline(always)]
+    fn one(step: AdamWStep, p: &mut f32, m: &mut f32, v: &mut f32, gradient: f32) -> f64 {
+        let before = *p;
+        let g = gradient * step.clip;
+        *m += step.one_minus_beta1 * (g - *m);
+        *v = *v * step.beta2 + step.one_minus_beta2 * g * g;
+        let denominator = v.sqrt() / step.correction2_sqrt + step.eps;
+        *p = before * step.keep - step.step_size * (*m / denominator);
+        let change = f64::from(*p - before);
+        change * change
+    }
+    vectorised(|| {
+        let (p_chunks, p_rest) = parameter.as_chunks_mut::<LANES>();
+        let (m_chunks, m_rest) = exp_avg.as_chunks_mut::<LANES>();
+        let (v_chunks, v_rest) = exp_avg_sq.as_chunks_mut::<LANES>();
+        let (g_chunks, g_rest) = gradient.as_chunks::<LANES>();
+        let mut lanes = [0.0_f64; LANES];
+        for (((p, m), v), g) in p_chunks
+            .iter_mut()
+            .zip(m_chunks)
+            .zip(v_chunks)
+            .zip(g_chunks)
+        {
+            for l in 0..LANES {
+                lanes[l] += one(step, &mut p[l], &mut m[l], &mut v[l], g[l]);
+            }
+        }
+        let mut total = lanes.iter().sum();
+        for (((p, m), v), &g) in p_rest.iter_mut().zip(m_rest).zip(v_rest).zip(g_rest) {
+            total += one(step, p, m, v, g);
+        }
+        total
+    })
+}
+
+/// cos and sin of every position and every pair of features.
+///
+/// # Shapes
+/// Each [positions, C/2].
+#[derive(Clone, Debug)]
+pub(crate) struct Rotary {
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
+}
+
+impl Rotary {
+    /// Tables for positions `0..n`.
+    ///
+    /// # Source
+    /// RoPE with the half-split rotation of `transformers`: the angle of pair i is
+    /// position · θ^(−2i/C), computed in float32 as there.
+    pub(crate) fn new(n: usize, head_dim: usize, theta: f64) -> Self {
+        let half = head_dim / 2;
+        let mut cos = Vec::with_capacity(n * half);
+        let mut sin = Vec::with_capacity(n * half);
+        for position in 0..n {
+            for i in 0..half {
+                let frequency = 1.0 / theta.powf((2 * i) as f64 / head_dim as f64) as f32;
+                let angle = position as f32 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        Self { cos, sin }
+    }
+
+    /// `x` rotated to `position`; with `sign` −1, rotated back.
+    #[inline(always)]
+    fn rotate(&self, position: usize, sign: f32, x: &[f32], scale: f32, out: &mut [f32]) {
+        let half = x.len() / 2;
+        let (x1, x2) = x.split_at(half);
+        let (out1, out2) = out.split_at_mut(half);
+        let cos = &self.cos[position * half..][..half];
+        let sin = &self.sin[position * half..][..half];
+        for i in 0..half {
+            let (c, s) = (scale * cos[i], scale * sign * sin[i]);
+            out1[i] = x1[i] * c - x2[i] * s;
+            out2[i] = x2[i] * c + x1[i] * s;
+        }
+    }
+}
+
+/// Causal attention over sequences of equal length, rotary positions included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention<'a> {
+    pub(crate) n_heads: usize,
+    pub(crate) head_dim: usize,
+    /// Tokens of one sequence.
+    pub(crate) seq_len: usize,
+    pub(crate) rotary: &'a Rotary,
+}
+
+/// Rows that [`product`] computes at a time.
+const ROWS: usize = 8;
+
+/// `c[r, 0..n] = Σ_k a[r, k] · b[k, 0..n]` for [`ROWS`] rows; `n` is a multiple of [`LANES`].
+///
+/// `a` is read at `r · a_row + k · a_col`, so it may be transposed.
+#[inline(always)]
+fn product(
+    (a, a_row, a_col): (&[f32], usize, usize),
+    k: Range<usize>,
+    (b, b_row): (&[f32], usize),
+    (c, c_row): (&mut [f32], usize),
+    n: usize,
+) {
+    for from in (0..n).step_by(LANES) {
+        let mut sums = [[0.0_f32; LANES]; ROWS];
+        for k in k.clone() {
+            let b: &[f32; LANES] = b[k * b_row + from..][..LANES]
+                .try_into()
+                .expect("LANES long");
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = a[r * a_row + k * a_col];
+                for l in 0..LANES {
+                    sums[l] = a.mul_add(b[l], sums[l]);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            c[r * c_row + from..][..LANES].copy_from_slice(sums);
+        }
+    }
+}
+
+/// Buffers of one head, padded to whole vectors; the padding stays 0.
+struct HeadScratch {
+    /// Rows of `[T, T]` and of `[C, T]` matrices.
+    t_pad: usize,
+    /// Rows of `[T, C]` matrices.
+    c_pad: usize,
+    q_tc: Vec<f32>,
+    k_tc: Vec<f32>,
+    v_tc: Vec<f32>,
+    k_ct: Vec<f32>,
+    v_ct: Vec<f32>,
+    p_tt: Vec<f32>,
+}
+
+impl<'a> Attention<'a> {
+    fn d(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    fn scratch(&self, score_rows: usize) -> HeadScratch {
+        let t_pad = self.seq_len.next_multiple_of(LANES);
+        let c_pad = self.head_dim.next_multiple_of(LANES);
+        HeadScratch {
+            t_pad,
+            c_pad,
+            q_tc: vec![0.0; t_pad * c_pad],
+            k_tc: vec![0.0; t_pad * c_pad],
+            v_tc: vec![0.0; t_pad * c_pad],
+            k_ct: vec![0.0; self.head_dim * t_pad],
+            v_ct: vec![0.0; self.head_dim * t_pad],
+            p_tt: vec![0.0; score_rows.next_multiple_of(LANES) * t_pad],
+        }
+    }
+
+    /// Places in a sequence's rows of `[q; k; v]`: where head `h` of each begins.
+    fn columns(&self, h: usize) -> [usize; 3] {
+        [0, 1, 2].map(|part| part * self.d() + h * self.head_dim)
+    }
+
+    /// Fills the scratch with one head of one sequence: q scaled, q and k rotated.
+    #[inline(always)]
+    fn load(&self, qkv: &[f32], h: usize, scratch: &mut HeadScratch) {
+        let c = self.head_dim;
+        let [q_at, k_at, v_at] = self.columns(h);
+        let (t_pad, c_pad) = (scratch.t_pad, scratch.c_pad);
+        for (t, row) in qkv.chunks_exact(3 * self.d()).enumerate() {
+            let q = &mut scratch.q_tc[t * c_pad..][..c];
+            self.rotary
+                .rotate(t, 1.0, &row[q_at..][..c], self.scale(), q);
+            let k = &mut scratch.k_tc[t * c_pad..][..c];
+            self.rotary.rotate(t, 1.0, &row[k_at..][..c], 1.0, k);
+            scratch.v_tc[t * c_pad..][..c].copy_from_slice(&row[v_at..][..c]);
+        }
+        transpose(
+            &scratch.k_tc,
+            self.seq_len,
+            c,
+            c_pad,
+            &mut scratch.k_ct,
+            t_pad,
+        );
+    }
+
+    /// Softmax-weighted values, and the log of each row's sum of exponentials.
+    ///
+    /// # Shapes
+    /// `qkv`: [N, 3D]; returns [N, D] and [sequences · H, T].
+    pub(crate) fn forward(&self, qkv: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (t, d) = (self.seq_len, self.d());
+        let n = qkv.len() / (3 * d);
+        let mut out = vec![0.0; n * d];
+        let mut log_sums = vec![0.0; n * self.n_heads];
+        let mut scratch = self.scratch(ROWS);
+        let sequences = qkv.chunks_exact(3 * d * t).zip(out.chunks_exact_mut(d * t));
+        vectorised(|| {
+            let mut log_sums = log_sums.chunks_exact_mut(t);
+            for (qkv, out) in sequences {
+                for h in 0..self.n_heads {
+                    let log_sums = log_sums.next().expect("one for each sequence and head");
+                    self.load(qkv, h, &mut scratch);
+                    self.head_forward(h, &mut scratch, out, log_sums);
+                }
+            }
+        });
+        (out, log_sums)
+    }
+
+    #[inline(always)]
+    fn head_forward(
+        &self,
+        h: usize,
+        scratch: &mut HeadScratch,
+        out: &mut [f32],
+        log_sums: &mut [f32],
+    ) {
+        let (t, c, d) = (self.seq_len, self.head_dim, self.d());
+        let (t_pad, c_pad) = (scratch.t_pad, scratch.c_pad);
+        let HeadScratch {
+            q_tc,
+            v_tc,
+            k_ct,
+            p_tt,
+            ..
+        } = scratch;
+        let mut out_rows = [0.0; ROWS * LANES];
+        for from in (0..t).step_by(ROWS) {
+            // Keys that any of these rows may see.
+            let n_keys = (from + ROWS).next_multiple_of(LANES).min(t_pad);
+            let q = (&q_tc[from * c_pad..], c_pad, 1);
+            product(q, 0..c, (k_ct, t_pad), (p_tt, t_pad), n_keys);
+            let rows = from..(from + ROWS).min(t);
+            for (i, p) in rows.clone().zip(p_tt.chunks_exact_mut(t_pad)) {
+                let p = &mut p[..n_keys];
+                p[i + 1..].fill(f32::NEG_INFINITY);
+                let max = max(p);
+                let sum = exp_and_sum(p, max);
+                p[i + 1..].fill(0.0);
+                for p in p.iter_mut() {
+                    *p /= sum;
+                }
+                log_sums[i] = max + sum.ln();
+            }
+            let k = 0..(from + ROWS).min(t);
+            for c_from in (0..c).step_by(LANES) {
+                let v = (&v_tc[c_from..], c_pad);
+                product(
+                    (p_tt, t_pad, 1),
+                    k.clone(),
+                    v,
+                    (&mut out_rows, LANES),
+                    LANES,
+                );
+                let width = LANES.min(c - c_from);
+                for (i, row) in rows.clone().zip(out_rows.chunks_exact(LANES)) {
+                    out[i * d + h * c + c_from..][..width].copy_from_slice(&row[..width]);
+                }
+            }
+        }
+    }
+
+    /// The gradient of `[q; k; v]` from that of the output; scores are computed again.
+    ///
+    /// # Shapes
+    /// `qkv`: [N, 3D]; `out`, `gradient`: [N, D]; `log_sums`: [sequences · H, T];
+    /// returns [N, 3D].
+    pub(crate) fn backward(
+        &self,
+        qkv: &[f32],
+        out: &[f32],
+        log_sums: &[f32],
+        gradient: &[f32],
+    ) -> Vec<f32> {
+        let (t, d) = (self.seq_len, self.d());
+        let mut d_qkv = vec![0.0; qkv.len()];
+        let mut scratch = self.scratch(t);
+        let mut grads = HeadGradients::new(&scratch);
+        vectorised(|| {
+            let mut log_sums = log_sums.chunks_exact(t);
+            let sequences = qkv
+                .chunks_exact(3 * d * t)
+                .zip(out.chunks_exact(d * t))
+                .zip(gradient.chunks_exact(d * t))
+                .zip(d_qkv.chunks_exact_mut(3 * d * t));
+            for (((qkv, out), gradient), d_qkv) in sequences {
+                for h in 0..self.n_heads {
+                    let log_sums = log_sums.next().expect("one for each sequence and head");
+                    self.load(qkv, h, &mut scratch);
+                    let (c, c_pad, t_pad) = (self.head_dim, scratch.c_pad, scratch.t_pad);
+                    transpose(&scratch.v_tc, t, c, c_pad, &mut scratch.v_ct, t_pad);
+                    let rows = out.chunks_exact(d).zip(gradient.chunks_exact(d));
+                    for (i, (out, gradient)) in rows.enumerate() {
+                        let gradient = &gradient[h * c..][..c];
+                        grads.out_tc[i * c_pad..][..c].copy_from_slice(gradient);
+                        grads.along_out_t[i] = dot(gradient, &out[h * c..][..c]);
+                    }
+                    self.head_backward(&mut scratch, &mut grads, log_sums);
+                    self.store(&grads, c_pad, h, d_qkv);
+                }
+            }
+        });
+        d_qkv
+    }
+
+    #[inline(always)]
+    fn head_backward(
+        &self,
+        scratch: &mut HeadScratch,
+        grads: &mut HeadGradients,
+        log_sums: &[f32],
+    ) {
+        let (t, c) = (self.seq_len, self.head_dim);
+        let (t_pad, c_pad) = (scratch.t_pad, scratch.c_pad);
+        let HeadScratch {
+            q_tc,
+            k_tc,
+            k_ct,
+            v_ct,
+            p_tt,
+            ..
+        } = scratch;
+        for from in (0..t).step_by(ROWS) {
+            let n_keys = (from + ROWS).next_multiple_of(LANES).min(t_pad);
+            let p = &mut p_tt[from * t_pad..][..ROWS * t_pad];
+            let ds = &mut grads.scores_tt[from * t_pad..][..ROWS * t_pad];
+            let q = (&q_tc[from * c_pad..], c_pad, 1);
+            product(q, 0..c, (k_ct, t_pad), (p, t_pad), n_keys);
+            let d_out = (&grads.out_tc[from * c_pad..], c_pad, 1);
+            product(d_out, 0..c, (v_ct, t_pad), (ds, t_pad), n_keys);
+            for (r, (p, ds)) in p
+                .chunks_exact_mut(t_pad)
+                .zip(ds.chunks_exact_mut(t_pad))
+                .enumerate()
+            {
+                let i = from + r;
+                // Rows past the end belong to no token: their weights are 0.
+                let n_seen = if i < t { i + 1 } else { 0 };
+                let (log_sum, along) = match i < t {
+                    true => (log_sums[i], grads.along_out_t[i]),
+                    false => (0.0, 0.0),
+                };
+                let (p, ds) = (&mut p[..n_keys], &mut ds[..n_keys]);
+                for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
+                    *p = exp(*p - log_sum);
+                    *ds = *p * (*ds - along);
+                }
+                p[n_seen..].fill(0.0);
+                ds[n_seen..].fill(0.0);
+            }
+            let dq = &mut grads.q_tc[from * c_pad..];
+            let k = 0..(from + ROWS).min(t);
+            product((ds, t_pad, 1), k, (k_tc, c_pad), (dq, c_pad), c_pad);
+        }
+        let end = t.next_multiple_of(ROWS);
+        for from in (0..t).step_by(ROWS) {
+            // Keys from..from+ROWS are seen by the rows from there on.
+            let (p, ds) = (&p_tt[from..], &grads.scores_tt[from..]);
+            let dv = &mut grads.v_tc[from * c_pad..];
+            product(
+                (p, 1, t_pad),
+                from..end,
+                (&grads.out_tc, c_pad),
+                (dv, c_pad),
+                c_pad,
+            );
+            let dk = &mut grads.k_tc[from * c_pad..];
+            product((ds, 1, t_pad), from..end, (q_tc, c_pad), (dk, c_pad), c_pad);
+        }
+    }
+
+    /// Writes one head's gradients into the sequence's rows, rotated back.
+    #[inline(always)]
+    fn store(&self, grads: &HeadGradients, c_pad: usize, h: usize, d_qkv: &mut [f32]) {
+        let c = self.head_dim;
+        let [q_at, k_at, v_at] = self.columns(h);
+        for (t, row) in d_qkv.chunks_exact_mut(3 * self.d()).enumerate() {
+            let place = t * c_pad..t * c_pad + c;
+            let dq = &mut row[q_at..][..c];
+            self.rotary
+                .rotate(t, -1.0, &grads.q_tc[place.clone()], self.scale(), dq);
+            let dk = &mut row[k_at..][..c];
+            self.rotary
+                .rotate(t, -1.0, &grads.k_tc[place.clone()], 1.0, dk);
+            row[v_at..][..c].copy_from_slice(&grads.v_tc[place]);
+        }
+    }
+}
+
+/// Gradients of one head, padded as [`HeadScratch`] is.
+struct HeadGradients {
+    out_tc: Vec<f32>,
+    /// Each row's gradient · output.
+    along_out_t: Vec<f32>,
+    scores_tt: Vec<f32>,
+    q_tc: Vec<f32>,
+    k_tc: Vec<f32>,
+    v_tc: Vec<f32>,
+}
+
+impl HeadGradients {
+    fn new(scratch: &HeadScratch) -> Self {
+        let (t, c) = (scratch.t_pad, scratch.c_pad);
+        Self {
+            out_tc: vec![0.0; t * c],
+            along_out_t: vec![0.0; t],
+            scores_tt: vec![0.0; t * t],
+            q_tc: vec![0.0; t * c],
+            k_tc: vec![0.0; t * c],
+            v_tc: vec![0.0; t * c],
+        }
+    }
+}
+
+/// `out[c, t] = x[t, c]`.
+#[inline(always)]
+fn transpose(
+    x: &[f32],
+    rows: usize,
+    columns: usize,
+    x_row: usize,
+    out: &mut [f32],
+    out_row: usize,
+) {
+    for r in 0..rows {
+        for c in 0..columns {
+            out[c * out_row + r] = x[r * x_row + c];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,15 +17,13 @@ mod resolve;
 mod tokenizer;
 mod training;
 
-pub use corpus::Corpus;
 pub use digest::{checkpoint_sha256, corpus_file_sha256, file_sha256};
 pub use error::Error;
 pub use facts::{load_facts, write_facts};
 pub use inspection::{InspectedFact, InspectedRow, Inspection};
-pub use order::DataOrder;
 pub use resolve::resolve;
 pub use tokenizer::{TokenizedProbe, Tokenizer};
-pub use training::{Batch, InjectedItem, InjectedRow, TrainingData, check_plans};
+pub use training::{Batch, InjectedItem, InjectedRow, TrainingData, check_plans, visit_plans};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -8,9 +8,11 @@ use imprint_core::{
     CorpusFormat, Fact, FactId, Injection, InjectionText, Probe, RunSpec, Schedule, probe_set,
 };
 
+use crate::corpus::Corpus;
 use crate::digest::{corpus_file_sha256, file_sha256};
 use crate::inspection::Inspection;
-use crate::{Corpus, DataOrder, Error, Result, TokenizedProbe, Tokenizer, injection, load_facts};
+use crate::order::DataOrder;
+use crate::{Error, Result, TokenizedProbe, Tokenizer, injection, load_facts};
 
 /// Everything that a run trains on and asks, checked as a whole before anything starts.
 #[derive(Debug)]
@@ -122,9 +124,17 @@ impl Inputs {
 /// # Errors
 /// The first thing that would stop a run, under the run's label.
 pub fn check_plans(runs: &[RunSpec]) -> Result<()> {
+    visit_plans(runs, |_, _| ())
+}
+
+/// As [`check_plans`], showing each run's plan to `visit`.
+///
+/// # Errors
+/// As [`check_plans`].
+pub fn visit_plans(runs: &[RunSpec], mut visit: impl FnMut(&RunSpec, &TrainingData)) -> Result<()> {
     let mut loaded: Option<(InputsKey, Arc<Inputs>)> = None;
     for run in runs {
-        let mut check = || {
+        let mut open = || {
             check_unchanged(run)?;
             let key = InputsKey::of(run);
             let inputs = match &loaded {
@@ -135,12 +145,13 @@ pub fn check_plans(runs: &[RunSpec]) -> Result<()> {
                     inputs
                 }
             };
-            TrainingData::plan(run, inputs).map(drop)
+            TrainingData::plan(run, inputs)
         };
-        check().map_err(|err| Error::Run {
+        let data = open().map_err(|err| Error::Run {
             label: run.label.clone(),
             err: Box::new(err),
         })?;
+        visit(run, &data);
     }
     Ok(())
 }
@@ -311,6 +322,12 @@ impl TrainingData {
             }
         }
         Ok(())
+    }
+
+    /// Tokens of the texts that are injected at a step.
+    pub fn n_injected_tokens(&self, step: u32) -> u32 {
+        let texts = self.schedule.at(step).iter().map(|i| self.text(i).len());
+        texts.sum::<usize>() as u32
     }
 
     fn text(&self, injection: &Injection) -> &[u32] {

@@ -15,6 +15,12 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
+    #[error("Postgres at {address} refuses the connection")]
+    Refused {
+        address: String,
+        #[source]
+        source: sqlx::Error,
+    },
     #[error("bring the database schema up to date")]
     Migrate {
         #[source]
@@ -50,7 +56,9 @@ impl Error {
     /// later.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Connect { source, .. } | Self::Query { source, .. } => is_unavailable(source),
+            Self::Connect { source, .. }
+            | Self::Refused { source, .. }
+            | Self::Query { source, .. } => is_unavailable(source),
             Self::Migrate {
                 source: sqlx::migrate::MigrateError::Execute(source),
             } => is_unavailable(source),

@@ -4,13 +4,15 @@
 //! Queries are checked when they run, not when they are compiled, so that a build needs no database
 //! (docs/adr/0002-storage-layout.md); each one is run by a test against a real Postgres.
 
+pub mod embedded;
 mod error;
 pub mod runs;
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::time::timeout;
 
 pub use error::Error;
 
@@ -36,13 +38,24 @@ impl Store {
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let options: PgConnectOptions = url.parse().map_err(|source| Error::Url { source })?;
         let options = options.application_name("imprint");
+        // The pool would wait for a server that may be coming up; say at once what is wrong.
+        let tried = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
         let address = address(&options);
+        match tried {
+            Ok(Ok(connection)) => drop(connection.close().await),
+            Ok(Err(source @ sqlx::Error::Database(_))) => {
+                return Err(Error::Refused { address, source });
+            }
+            Ok(Err(source)) => return Err(Error::Connect { address, source }),
+            Err(_) => {
+                let source = sqlx::Error::PoolTimedOut;
+                return Err(Error::Connect { address, source });
+            }
+        }
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(|source| Error::Connect { address, source })?;
+            .connect_lazy_with(options);
         Ok(Self { pool })
     }
 
@@ -51,10 +64,16 @@ impl Store {
     /// # Errors
     /// When a migration fails or an applied one was edited.
     pub async fn migrate(&self) -> Result<(), Error> {
-        sqlx::migrate!("../../migrations")
-            .run(&self.pool)
+        // A connection of its own: closing it gives the lock back even when a migration failed.
+        let mut connection = self
+            .pool
+            .acquire()
             .await
-            .map_err(|source| Error::Migrate { source })
+            .map_err(Error::doing("connect to bring the database schema up to date"))?
+            .detach();
+        let migrated = sqlx::migrate!("../../migrations").run(&mut connection).await;
+        drop(connection.close().await);
+        migrated.map_err(|source| Error::Migrate { source })
     }
 
     /// Fails unless the database answers.

@@ -1,1 +1,11 @@
+//! What tests need to run against the real thing: a Postgres of their own, processes, a deadline.
+//!
+//! Everything here panics when it fails, with what it was doing: it is for tests only.
 
+mod database;
+mod process;
+mod seed;
+
+pub use database::TestDb;
+pub use process::{ChildGuard, bin, free_port, wait_until};
+pub use seed::{SeedRun, begin_attempt, seed_run};

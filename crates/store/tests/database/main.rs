@@ -1,0 +1,3 @@
+//! Every query against a real Postgres.
+
+mod embedded;

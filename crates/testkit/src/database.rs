@@ -1,0 +1,112 @@
+//! A migrated database of its own for each test.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use imprint_store::Store;
+use imprint_store::embedded::{Durability, Embedded};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// A private Postgres cluster in a temporary directory; dropping it stops and removes it.
+#[derive(Debug)]
+pub struct TestDb {
+    /// Connected and migrated.
+    pub store: Store,
+    pub url: String,
+    embedded: Embedded,
+    dir: TempDir,
+}
+
+impl TestDb {
+    /// A new database that never waits for the disk.
+    pub async fn start() -> Self {
+        Self::with(Durability::TestOnly).await
+    }
+
+    /// A new database whose commits are on the disk, for tests that kill it.
+    pub async fn start_durable() -> Self {
+        Self::with(Durability::Durable).await
+    }
+
+    async fn with(durability: Durability) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("imprint-test-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir()
+            .expect("make a temporary directory");
+        let embedded = Embedded::start(dir.path(), durability)
+            .await
+            .expect("start a private Postgres");
+        let url = embedded.database_url();
+        let store = Store::connect(&url)
+            .await
+            .expect("connect to the private Postgres");
+        store.migrate().await.expect("migrate the database");
+        Self {
+            store,
+            url,
+            embedded,
+            dir,
+        }
+    }
+
+    /// The directory of the cluster.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn postmaster_pid(&self) -> Option<i32> {
+        self.embedded.postmaster_pid()
+    }
+
+    /// Kills the server's first process with SIGKILL, as the kernel would when memory is out.
+    pub fn kill_postmaster(&self) {
+        let pid = self.postmaster_pid().expect("the server runs");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the server");
+        wait_for_end(pid);
+    }
+
+    /// Brings a killed server back at the same address; connections recover by themselves.
+    pub async fn restart(&self) {
+        self.embedded
+            .ensure_running()
+            .await
+            .expect("start the server again");
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        if let Some(pid) = self.postmaster_pid() {
+            // At once: nothing of it is kept.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+            wait_for_end(pid);
+        }
+        let socket_dir = self.dir.path().join("socket_dir");
+        if let Ok(dir) = std::fs::read_to_string(socket_dir) {
+            let _ = std::fs::remove_dir_all(dir.trim());
+        }
+    }
+}
+
+fn wait_for_end(pid: i32) {
+    let deadline = Instant::now() + STOP_LIMIT;
+    while kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH) && !is_zombie(pid) {
+        assert!(Instant::now() < deadline, "process {pid} does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Dead, but whoever started it has not asked after it yet.
+fn is_zombie(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|s| s.trim_start().starts_with('Z'))
+    })
+}

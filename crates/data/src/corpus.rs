@@ -18,7 +18,7 @@ use crate::{Error, Result, Tokenizer};
 /// # Source
 /// OLMo's memory-mapped data sets cut files in the same way.
 #[derive(Debug)]
-pub struct Corpus {
+pub(crate) struct Corpus {
     seq_len: u32,
     vocab_size: u32,
     n_instances: u64,
@@ -47,7 +47,7 @@ impl Corpus {
     ///
     /// # Errors
     /// When a file is missing, is no whole number of tokens, or is not UTF-8 text.
-    pub fn open(
+    pub(crate) fn open(
         paths: &[PathBuf],
         format: CorpusFormat,
         seq_len: u32,
@@ -91,7 +91,7 @@ impl Corpus {
     }
 
     /// The number of instances in all files.
-    pub fn n_instances(&self) -> u64 {
+    pub(crate) fn n_instances(&self) -> u64 {
         self.n_instances
     }
 
@@ -102,7 +102,7 @@ impl Corpus {
     ///
     /// # Panics
     /// When there is no such instance.
-    pub fn read_instance(&self, instance: u64, row: &mut Vec<u32>) -> Result<()> {
+    pub(crate) fn read_instance(&self, instance: u64, row: &mut Vec<u32>) -> Result<()> {
         assert!(instance < self.n_instances, "instance of the corpus");
         // Of several files that begin at the same instance all but the last hold none.
         let index = self

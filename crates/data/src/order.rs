@@ -13,7 +13,7 @@ use crate::{Error, Result};
 ///
 /// It knows nothing of batches, so a run of any batch size trains on a prefix of the same sequence.
 #[derive(Debug)]
-pub struct DataOrder {
+pub(crate) struct DataOrder {
     order: CorpusOrder,
     seed: u64,
     n_instances: u64,
@@ -26,7 +26,7 @@ impl DataOrder {
     ///
     /// # Errors
     /// When there are more instances than can be shuffled.
-    pub fn new(order: CorpusOrder, seed: u64, n_instances: u64) -> Result<Self> {
+    pub(crate) fn new(order: CorpusOrder, seed: u64, n_instances: u64) -> Result<Self> {
         if order == CorpusOrder::Shuffled && u32::try_from(n_instances).is_err() {
             return Err(Error::TooManyToShuffle { n_instances });
         }
@@ -39,7 +39,7 @@ impl DataOrder {
     }
 
     /// The instances at `n` positions from `start`.
-    pub fn instances(&self, start: u64, n: u32) -> Vec<u64> {
+    pub(crate) fn instances(&self, start: u64, n: u32) -> Vec<u64> {
         (start..start + u64::from(n))
             .map(|position| {
                 let (epoch, index) = (position / self.n_instances, position % self.n_instances);

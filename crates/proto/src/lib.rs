@@ -8,7 +8,13 @@ use imprint_core::{StepReadings, UpdateStats};
 use tonic::transport::{Channel, Endpoint};
 
 /// Generated messages, clients and servers.
-#[allow(clippy::all, unreachable_pub, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    unreachable_pub,
+    reason = "generated"
+)]
 pub mod pb {
     tonic::include_proto!("imprint.v1");
 }

@@ -1,1 +1,114 @@
-fn main() {}
+//! `imprint-trainer`: goes on with pretraining while it injects facts and reads probes.
+
+mod control;
+mod delivery;
+mod inspect;
+mod machine;
+mod probe;
+mod run;
+mod spool;
+mod state;
+mod stop;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Training makes and drops large buffers at every operation: an allocator that keeps them is a
+/// quarter of the speed on a CPU.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Trains one run and reads its probes after every update.
+#[derive(Parser)]
+#[command(name = "imprint-trainer", version, about, long_about = None)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Execute a run's next attempt; the orchestrator starts this.
+    ///
+    /// Exit code 0: finished or stopped as asked (SIGTERM, SIGINT, SIGUSR1: saved and flushed);
+    /// 1: failed, and the orchestrator knows why; 3: a later attempt has taken the run over.
+    Run {
+        /// Address of the orchestrator, such as http://127.0.0.1:7432.
+        #[arg(long, env = "IMPRINT_ORCHESTRATOR")]
+        orchestrator: String,
+        /// Number of the run.
+        #[arg(long)]
+        run_id: i32,
+    },
+    /// Read every probe of a facts file once and print one JSON object a line.
+    ///
+    /// Sums are in nats; `first` is the first target token, `target` all of them, `full` every
+    /// token of the probe but the first.
+    Probe {
+        /// A Hugging Face directory.
+        #[arg(long)]
+        checkpoint: PathBuf,
+        /// A tokenizer.json.
+        #[arg(long)]
+        tokenizer: PathBuf,
+        /// A facts file.
+        #[arg(long)]
+        facts: PathBuf,
+        /// `cpu` or `cuda:N`.
+        #[arg(long, default_value = "cpu")]
+        device: String,
+    },
+    /// Print what one update of an experiment trains on, as one JSON object.
+    ///
+    /// Needs no weights.
+    Inspect {
+        /// The experiment file.
+        experiment: PathBuf,
+        /// The update.
+        #[arg(long)]
+        step: u32,
+        /// The run: its position in the experiment's matrix, as `imprint submit --dry-run` lists it.
+        #[arg(long, default_value_t = 0)]
+        run: usize,
+        /// Print all rows, not only those with injected texts.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let done = match Arguments::parse().command {
+        Command::Run {
+            orchestrator,
+            run_id,
+        } => run::run(&orchestrator, run_id),
+        Command::Probe {
+            checkpoint,
+            tokenizer,
+            facts,
+            device,
+        } => probe::run(&checkpoint, &tokenizer, &facts, &device).map(|()| ExitCode::SUCCESS),
+        Command::Inspect {
+            experiment,
+            step,
+            run,
+            all,
+        } => inspect::run(&experiment, step, run, all).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|e| {
+        eprintln!("imprint-trainer: {e:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,198 @@
+//! The trainer's side of an attempt: begin, heartbeat, record states, end.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use imprint_proto::pb::{self, attempts_client::AttemptsClient};
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::stop::{Stop, StopSignal};
+
+/// How long a trainer waits for an orchestrator when it starts.
+const BEGIN_WITHIN: Duration = Duration::from_secs(60);
+/// How long one call may take.
+const CALL_WITHIN: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A line to the orchestrator for one attempt.
+#[derive(Clone)]
+pub(crate) struct Control {
+    client: AttemptsClient<Channel>,
+    run_id: i32,
+    attempt: u32,
+}
+
+/// What heartbeats tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Progress {
+    pub(crate) step: u32,
+    pub(crate) steps_per_second: f32,
+    pub(crate) undelivered_since_step: Option<u32>,
+}
+
+/// A state that waits to be recorded.
+pub(crate) struct Unrecorded {
+    pub(crate) state: pb::SavedState,
+    pub(crate) keep: bool,
+}
+
+/// Begins an attempt, waiting a while for the orchestrator to be there.
+///
+/// # Errors
+/// When it does not answer in time, or does not let this run begin.
+pub(crate) async fn begin(
+    url: &str,
+    request: pb::BeginAttemptRequest,
+) -> anyhow::Result<(Control, pb::BeginAttemptResponse)> {
+    let mut client = AttemptsClient::new(imprint_proto::connect_lazy(url)?)
+        .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
+    let run_id = request.run_id;
+    let deadline = tokio::time::Instant::now() + BEGIN_WITHIN;
+    loop {
+        match within(client.begin_attempt(request.clone())).await {
+            Ok(begun) => {
+                let control = Control {
+                    client,
+                    run_id,
+                    attempt: begun.attempt,
+                };
+                return Ok((control, begun));
+            }
+            Err(s) if is_passing(&s) && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(s) => anyhow::bail!("cannot begin an attempt of run {run_id}: {}", s.message()),
+        }
+    }
+}
+
+impl Control {
+    /// Sends heartbeats until the attempt ends; a lost run or a cancellation raises `stop`.
+    pub(crate) async fn heartbeats(
+        mut self,
+        every: Duration,
+        progress: watch::Receiver<Progress>,
+        stop: StopSignal,
+    ) {
+        let mut due = tokio::time::interval(every);
+        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            let now = *progress.borrow();
+            let request = pb::HeartbeatRequest {
+                run_id: self.run_id,
+                attempt: self.attempt,
+                step: now.step,
+                steps_per_second: now.steps_per_second,
+                undelivered_since_step: now.undelivered_since_step,
+            };
+            match within(self.client.heartbeat(request)).await {
+                Ok(answer) if answer.stop => stop.raise(Stop::Asked),
+                Ok(_) => {}
+                Err(s) if s.code() == Code::Aborted => {
+                    return stop.raise(Stop::Stale(s.message().to_owned()));
+                }
+                // An orchestrator that is down is no reason to stop.
+                Err(s) => tracing::debug!("no heartbeat: {}", s.message()),
+            }
+        }
+    }
+
+    /// Records states as they come, each until it is recorded; deletes those that became obsolete.
+    pub(crate) async fn record_states(
+        mut self,
+        mut states: mpsc::UnboundedReceiver<Unrecorded>,
+        run_dir: PathBuf,
+        stop: StopSignal,
+    ) {
+        while let Some(Unrecorded { state, keep }) = states.recv().await {
+            let request = pb::RecordStateRequest {
+                run_id: self.run_id,
+                attempt: self.attempt,
+                state: Some(state),
+                keep,
+            };
+            loop {
+                match within(self.client.record_state(request.clone())).await {
+                    Ok(answer) => {
+                        answer
+                            .obsolete
+                            .iter()
+                            .for_each(|s| delete_state(&run_dir, &s.path));
+                        break;
+                    }
+                    Err(s) if s.code() == Code::Aborted => {
+                        return stop.raise(Stop::Stale(s.message().to_owned()));
+                    }
+                    Err(s) if is_passing(&s) => tokio::time::sleep(PAUSE).await,
+                    Err(s) => {
+                        tracing::error!("the orchestrator refuses a state: {}", s.message());
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the attempt, trying until `patience` is over.
+    pub(crate) async fn end(
+        mut self,
+        outcome: pb::AttemptOutcome,
+        reason: String,
+        step: u32,
+        patience: Duration,
+    ) -> Result<(), Status> {
+        let request = pb::EndAttemptRequest {
+            run_id: self.run_id,
+            attempt: self.attempt,
+            outcome: outcome.into(),
+            reason,
+            step,
+        };
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            match within(self.client.end_attempt(request.clone())).await {
+                Ok(_) => return Ok(()),
+                Err(s) if is_passing(&s) && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(s) => return Err(s),
+            }
+        }
+    }
+}
+
+async fn within<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(CALL_WITHIN, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::unavailable("the orchestrator does not answer")),
+    }
+}
+
+fn is_passing(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown
+    )
+}
+
+/// Deletes a saved state's directory, if it lies where this run's states lie.
+fn delete_state(run_dir: &Path, path: &str) {
+    let path = Path::new(path);
+    if !path.starts_with(run_dir.join("attempts")) {
+        return tracing::error!(
+            "not deleting {}: it is outside {}",
+            path.display(),
+            run_dir.display()
+        );
+    }
+    if let Err(e) = std::fs::remove_dir_all(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("cannot delete the obsolete state {}: {e}", path.display());
+    }
+}

@@ -1,0 +1,193 @@
+//! Delivery: sends the spool to the metrics service and learns what is durable.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use imprint_proto::pb::{self, ingest_request, ingest_response, metrics_client::MetricsClient};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use crate::spool::{self, Cursors, Extent, SpoolReader};
+
+/// Messages in flight to the service before the reader of the spool waits.
+const IN_FLIGHT: usize = 64;
+/// Pauses between attempts to reach the service grow from the first to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// An answer that does not come by then counts as a lost connection.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why delivery ended before everything was delivered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("a later attempt has taken over this run: {0}")]
+    Stale(String),
+    #[error("the metrics service refuses the readings: {0}")]
+    Rejected(String),
+    #[error(transparent)]
+    Spool(#[from] spool::Error),
+}
+
+/// What is delivered where.
+pub(crate) struct Delivery {
+    pub(crate) metrics_url: String,
+    pub(crate) open: pb::Open,
+    pub(crate) spool: PathBuf,
+    pub(crate) extent: watch::Receiver<Extent>,
+    /// What is durable; everything below.
+    pub(crate) durable: watch::Sender<Cursors>,
+}
+
+enum Interruption {
+    /// Worth another connection.
+    Lost(Status),
+    Final(Error),
+}
+
+impl From<Status> for Interruption {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::Aborted => Self::Final(Error::Stale(status.message().to_owned())),
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::OutOfRange
+            | Code::FailedPrecondition => Self::Final(Error::Rejected(status.message().to_owned())),
+            _ => Self::Lost(status),
+        }
+    }
+}
+
+impl From<spool::Error> for Interruption {
+    fn from(e: spool::Error) -> Self {
+        Self::Final(e.into())
+    }
+}
+
+impl Delivery {
+    /// Delivers until the spool is closed and everything in it is durable.
+    ///
+    /// # Errors
+    /// When a later attempt has the run, or the service will never take these readings.
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let mut pause = RETRY.0;
+        let mut told = false;
+        loop {
+            let before = *self.durable.borrow();
+            match self.connection().await {
+                Ok(()) => return Ok(()),
+                Err(Interruption::Final(e)) => return Err(e),
+                Err(Interruption::Lost(status)) => {
+                    if *self.durable.borrow() != before {
+                        (pause, told) = (RETRY.0, false);
+                    }
+                    if !told {
+                        tracing::warn!(
+                            "cannot deliver readings to {}: {}; training goes on, they are spooled",
+                            self.metrics_url,
+                            status.message()
+                        );
+                        told = true;
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    async fn connection(&self) -> Result<(), Interruption> {
+        let channel = imprint_proto::connect("metrics", &self.metrics_url)
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut client =
+            MetricsClient::new(channel).max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
+        let (to_service, requests) = mpsc::channel(IN_FLIGHT);
+        let request = |message| pb::IngestRequest {
+            message: Some(message),
+        };
+        let _ = to_service
+            .send(request(ingest_request::Message::Open(self.open.clone())))
+            .await;
+        let answered = client.ingest(ReceiverStream::new(requests));
+        let late = |_| Status::deadline_exceeded("the metrics service does not answer");
+        let mut answers = tokio::time::timeout(ANSWER_WITHIN, answered)
+            .await
+            .map_err(late)??
+            .into_inner();
+        let first = tokio::time::timeout(ANSWER_WITHIN, answers.message())
+            .await
+            .map_err(late)??;
+        let Some(ingest_response::Message::Opened(opened)) = first.and_then(|r| r.message) else {
+            return Err(Status::internal("the stream was not opened").into());
+        };
+        let start = Cursors {
+            reading: opened.next_reading,
+            update: opened.next_update,
+        };
+        self.durable.send_replace(start);
+
+        let sending = async {
+            let end = self.send_from(start, &to_service).await?;
+            Ok::<_, Interruption>(end)
+        };
+        let mut acknowledged = start;
+        let mut end: Option<Cursors> = None;
+        tokio::pin!(sending);
+        loop {
+            if end.is_some_and(|e| {
+                acknowledged.reading >= e.reading && acknowledged.update >= e.update
+            }) {
+                return Ok(());
+            }
+            tokio::select! {
+                sent = &mut sending, if end.is_none() => end = Some(sent?),
+                answer = answers.message() => match answer?.and_then(|r| r.message) {
+                    Some(ingest_response::Message::Acknowledged(a)) => {
+                        acknowledged = Cursors { reading: a.next_reading, update: a.next_update };
+                        self.durable.send_replace(acknowledged);
+                    }
+                    _ => return Err(Status::unavailable("the service ended the stream").into()),
+                },
+            }
+        }
+    }
+
+    /// Sends what is at or above `start`, following the writer until it closes the spool; returns
+    /// where the stream then ends.
+    async fn send_from(
+        &self,
+        start: Cursors,
+        to_service: &mpsc::Sender<pb::IngestRequest>,
+    ) -> Result<Cursors, Interruption> {
+        let mut reader = SpoolReader::open(&self.spool)?;
+        let mut extent = self.extent.clone();
+        let mut next = start;
+        loop {
+            let written = *extent.borrow_and_update();
+            while let Some(message) = reader.next(written.n_bytes)? {
+                match &message {
+                    ingest_request::Message::Reading(r) if r.index >= next.reading => {
+                        next.reading = r.index + 1;
+                    }
+                    ingest_request::Message::Update(u) if u.step >= next.update => {
+                        next.update = u.step + 1;
+                    }
+                    _ => continue,
+                }
+                let request = pb::IngestRequest {
+                    message: Some(message),
+                };
+                if to_service.send(request).await.is_err() {
+                    // The stream's end says why; the receiving side reports it.
+                    return std::future::pending().await;
+                }
+            }
+            if written.closed {
+                return Ok(next);
+            }
+            if extent.changed().await.is_err() {
+                return Ok(next);
+            }
+        }
+    }
+}

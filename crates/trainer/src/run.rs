@@ -1,0 +1,520 @@
+//! One attempt of a run, from `BeginAttempt` to `EndAttempt`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use imprint_core::{
+    CheckpointIdentity, CheckpointSource, OptimizerStart, RunSpec, SpecHash, StepReadings,
+    UpdateStats,
+};
+use imprint_data::TrainingData;
+use imprint_lm::{DeviceChoice, Learner, LearnerOptions, ModelConfig, PackedProbes};
+use imprint_proto::pb::{self, AttemptOutcome, ingest_request::Message};
+use tokio::sync::{mpsc, watch};
+
+use crate::control::{self, Control, Progress, Unrecorded};
+use crate::delivery::{self, Delivery};
+use crate::machine;
+use crate::spool::{self, Cursors, SpoolWriter};
+use crate::state::{self, AttemptDir};
+use crate::stop::{Stop, StopSignal};
+
+/// How long the last words of a stopped trainer may take: a signal leaves little time.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Weight of the newest step in the reported speed.
+const RATE_SMOOTHING: f32 = 0.1;
+
+/// Exit code of an attempt whose run a later attempt has taken over.
+const EXIT_STALE: u8 = 3;
+
+/// How the step loop ended.
+enum Ending {
+    /// All updates are made and all readings taken.
+    Finished,
+    Stopped(Stop),
+}
+
+/// Executes the run's next attempt on this machine.
+///
+/// # Errors
+/// When the attempt cannot begin, or what it needs is missing or wrong; the orchestrator has been
+/// told, as far as it could be reached.
+pub(crate) fn run(orchestrator: &str, run_id: i32) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("start the asynchronous runtime")?;
+    let (control, begun) = runtime.block_on(control::begin(
+        orchestrator,
+        pb::BeginAttemptRequest {
+            run_id,
+            host: machine::host(),
+            pid: std::process::id(),
+            device: String::new(),
+            machine: machine::features(),
+        },
+    ))?;
+    let attempt = Attempt {
+        run_id,
+        begun,
+        control: control.clone(),
+        runtime: &runtime,
+    };
+    let mut step = 0;
+    let (outcome, reason, patience, code) = match attempt.execute(&mut step) {
+        Ok(Ending::Finished) => (
+            AttemptOutcome::Finished,
+            String::new(),
+            attempt.deliver_timeout(),
+            ExitCode::SUCCESS,
+        ),
+        Ok(Ending::Stopped(Stop::Asked)) => (
+            AttemptOutcome::Stopped,
+            "asked to stop".to_owned(),
+            LAST_WORDS,
+            ExitCode::SUCCESS,
+        ),
+        Ok(Ending::Stopped(Stop::Stale(reason))) => {
+            tracing::warn!("this attempt is over: {reason}");
+            return Ok(ExitCode::from(EXIT_STALE));
+        }
+        Ok(Ending::Stopped(Stop::Failed(reason))) => {
+            tracing::error!("{reason}");
+            (
+                AttemptOutcome::Failed,
+                reason,
+                attempt.deliver_timeout(),
+                ExitCode::FAILURE,
+            )
+        }
+        Err(e) => {
+            let reason = format!("{e:#}");
+            tracing::error!("{reason}");
+            (
+                AttemptOutcome::Failed,
+                reason,
+                attempt.deliver_timeout(),
+                ExitCode::FAILURE,
+            )
+        }
+    };
+    if let Err(status) = runtime.block_on(control.end(outcome, reason, step, patience)) {
+        tracing::warn!(
+            "the orchestrator does not know how this attempt ended: {}",
+            status.message()
+        );
+    }
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(code)
+}
+
+struct Attempt<'a> {
+    run_id: i32,
+    begun: pb::BeginAttemptResponse,
+    control: Control,
+    runtime: &'a tokio::runtime::Runtime,
+}
+
+/// Where an attempt goes on: at a saved state, or at the run's beginning.
+struct ResumePoint<'a> {
+    state: Option<&'a pb::SavedState>,
+    step: u32,
+    /// What was measured before `step` and is not durable yet.
+    undelivered: Vec<Message>,
+}
+
+impl Attempt<'_> {
+    fn deliver_timeout(&self) -> Duration {
+        Duration::from_millis(self.begun.deliver_timeout_ms.into())
+    }
+
+    /// Runs the attempt; `at_step` is kept at the number of updates made.
+    fn execute(&self, at_step: &mut u32) -> anyhow::Result<Ending> {
+        let stop = StopSignal::new();
+        let (progress, heartbeat_progress) = watch::channel(Progress::default());
+        let every = Duration::from_millis(self.begun.heartbeat_ms.max(100).into());
+        let control = self.control.clone();
+        self.runtime
+            .spawn(control.heartbeats(every, heartbeat_progress, stop.clone()));
+        self.runtime.spawn(raise_on_signals(stop.clone()));
+
+        let spec: RunSpec =
+            serde_json::from_str(&self.begun.spec_json).context("read the run's configuration")?;
+        let run_dir = Path::new(&self.begun.run_dir);
+        let dir = AttemptDir::of(run_dir, self.begun.attempt);
+        std::fs::create_dir_all(dir.path().join("states"))
+            .with_context(|| format!("make the directory {}", dir.path().display()))?;
+        let data = TrainingData::open(&spec)?;
+        let resume = self.resume_point(run_dir, data.reading_steps())?;
+        *at_step = resume.step;
+        let (mut learner, first_global_step) = self.learner(&spec, &resume)?;
+
+        let mut spool = SpoolWriter::create(&dir.spool())?;
+        for message in resume.undelivered {
+            spool.append(message)?;
+        }
+        let (durable, durable_now) = watch::channel(Cursors {
+            reading: self.begun.next_reading,
+            update: self.begun.next_update,
+        });
+        let delivery = Delivery {
+            metrics_url: self.begun.metrics_url.clone(),
+            open: pb::Open {
+                run_id: self.run_id,
+                attempt: self.begun.attempt,
+                resume_step: resume.step,
+                machine: machine::features(),
+            },
+            spool: dir.spool(),
+            extent: spool.extent(),
+            durable,
+        };
+        let delivery = self.runtime.spawn(deliver(delivery, stop.clone()));
+        let (unrecorded, states) = mpsc::unbounded_channel();
+        let control = self.control.clone();
+        let recording =
+            self.runtime
+                .spawn(control.record_states(states, run_dir.to_owned(), stop.clone()));
+
+        let mut steps = Steps {
+            spec: &spec,
+            run: spec.identity.hash(),
+            data: &data,
+            probes: learner.pack(&tokens_of(data.tokenized_probes()))?,
+            learner: &mut learner,
+            spool: &mut spool,
+            dir: &dir,
+            attempt: self.begun.attempt,
+            first_global_step,
+            resumed_at: resume.step,
+            stop: &stop,
+            progress: &progress,
+            durable: &durable_now,
+            unrecorded,
+        };
+        let ending = steps.run_from(resume.step, at_step);
+        drop(steps);
+        spool.sync()?;
+        spool.close();
+
+        // What was saved is worth recording, and what was measured worth delivering, also when the
+        // loop ended early; a signal leaves little time for either.
+        let patience = match &ending {
+            Ok(Ending::Stopped(Stop::Stale(_))) => Duration::ZERO,
+            Ok(Ending::Stopped(Stop::Asked)) => LAST_WORDS,
+            _ => self.deliver_timeout(),
+        };
+        let everything = async {
+            let _ = recording.await;
+            delivery.await.unwrap_or_else(|e| Err(e.to_string()))
+        };
+        let is_finished = matches!(&ending, Ok(Ending::Finished));
+        let delivered = self.runtime.block_on(async {
+            tokio::select! {
+                outcome = tokio::time::timeout(patience, everything) => outcome.ok(),
+                stop = stop.wait(), if is_finished => match stop {
+                    Stop::Asked => None,
+                    Stop::Stale(reason) | Stop::Failed(reason) => Some(Err(reason)),
+                },
+                () = report_delivery(durable_now, &progress, data.reading_steps()) => None,
+            }
+        });
+        match (ending?, stop.raised(), delivered) {
+            (_, Some(stop @ (Stop::Stale(_) | Stop::Failed(_))), _) => Ok(Ending::Stopped(stop)),
+            (Ending::Finished, _, None) => {
+                tracing::warn!("not everything could be delivered; the spool keeps it");
+                Ok(Ending::Finished)
+            }
+            (ending, _, _) => Ok(ending),
+        }
+    }
+
+    /// The largest saved state below which every reading is durable or in a spool on this machine.
+    fn resume_point(
+        &self,
+        run_dir: &Path,
+        reading_steps: &[u32],
+    ) -> anyhow::Result<ResumePoint<'_>> {
+        let durable = Cursors {
+            reading: self.begun.next_reading,
+            update: self.begun.next_update,
+        };
+        let mut states: Vec<_> = self.begun.states.iter().collect();
+        states.sort_by_key(|s| std::cmp::Reverse((s.step, s.attempt)));
+        for state in states {
+            let below = Cursors {
+                reading: reading_steps.partition_point(|&s| s < state.step) as u32,
+                update: state.step,
+            };
+            let spool = AttemptDir::of(run_dir, state.attempt).spool();
+            let Some(undelivered) = spool::records_between(&spool, durable, below)? else {
+                continue;
+            };
+            match state::verify(state) {
+                Ok(()) => {
+                    tracing::info!(
+                        "resuming at step {} of attempt {}",
+                        state.step,
+                        state.attempt
+                    );
+                    return Ok(ResumePoint {
+                        state: Some(state),
+                        step: state.step,
+                        undelivered,
+                    });
+                }
+                Err(e) => tracing::warn!("{e:#}; trying an older state"),
+            }
+        }
+        Ok(ResumePoint {
+            state: None,
+            step: 0,
+            undelivered: Vec::new(),
+        })
+    }
+
+    /// The learner at the resume point, and the global step of the run's first update.
+    fn learner(&self, spec: &RunSpec, resume: &ResumePoint) -> anyhow::Result<(Learner, u64)> {
+        let identity = &spec.identity;
+        let options = &LearnerOptions {
+            device: DeviceChoice::parse(&spec.resources.device)?,
+            optimizer: identity.training.optimizer,
+            micro_batch_rows: identity.training.micro_batch_rows.map(|n| n as usize),
+            threads: spec.resources.threads as usize,
+        };
+        if let Some(state) = resume.state {
+            let learner = Learner::load_state(Path::new(&state.path), options)?;
+            return Ok((learner, state.global_step - u64::from(state.step)));
+        }
+        match (&identity.checkpoint, &spec.files.checkpoint) {
+            (CheckpointIdentity::Scratch { model }, _) => {
+                let config = ModelConfig::from_spec(model)?;
+                Ok((Learner::initialise(config, identity.seed, options)?, 0))
+            }
+            (
+                CheckpointIdentity::Directory {
+                    global_step,
+                    optimizer,
+                    ..
+                },
+                CheckpointSource::Directory { path },
+            ) => Ok((start_from(path, *optimizer, options)?, *global_step)),
+            (CheckpointIdentity::Run { optimizer, .. }, _) => {
+                let parent = self
+                    .begun
+                    .parent
+                    .as_ref()
+                    .context("the orchestrator did not say where the parent run's state is")?;
+                state::verify(parent)?;
+                let learner = start_from(Path::new(&parent.path), *optimizer, options)?;
+                Ok((learner, parent.global_step))
+            }
+            (CheckpointIdentity::Directory { .. }, _) => {
+                anyhow::bail!("the run's configuration does not say where its checkpoint is")
+            }
+        }
+    }
+}
+
+fn start_from(
+    dir: &Path,
+    optimizer: OptimizerStart,
+    options: &LearnerOptions,
+) -> anyhow::Result<Learner> {
+    Ok(match optimizer {
+        OptimizerStart::Load => Learner::load_state(dir, options)?,
+        OptimizerStart::Reset => Learner::load_hugging_face(dir, options)?,
+    })
+}
+
+/// Delivers everything; what ends it early raises `stop`.
+async fn deliver(delivery: Delivery, stop: StopSignal) -> Result<(), String> {
+    let error = match delivery.run().await {
+        Ok(()) => return Ok(()),
+        Err(e) => e,
+    };
+    let reason = error.to_string();
+    stop.raise(match error {
+        delivery::Error::Stale(_) => Stop::Stale(reason.clone()),
+        delivery::Error::Rejected(_) | delivery::Error::Spool(_) => Stop::Failed(reason.clone()),
+    });
+    Err(reason)
+}
+
+async fn raise_on_signals(stop: StopSignal) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).inspect_err(|e| tracing::error!("no signal handler: {e}"));
+    let (Ok(mut term), Ok(mut int), Ok(mut usr1)) = (
+        listen(SignalKind::terminate()),
+        listen(SignalKind::interrupt()),
+        listen(SignalKind::user_defined1()),
+    ) else {
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        _ = usr1.recv() => {}
+    }
+    tracing::info!("asked to stop: saving, then ending");
+    stop.raise(Stop::Asked);
+}
+
+/// Keeps the heartbeats true while nothing but delivery is left.
+async fn report_delivery(
+    mut durable: watch::Receiver<Cursors>,
+    progress: &watch::Sender<Progress>,
+    reading_steps: &[u32],
+) {
+    loop {
+        let first = reading_steps
+            .get(durable.borrow_and_update().reading as usize)
+            .copied();
+        progress.send_modify(|p| p.undelivered_since_step = first);
+        if durable.changed().await.is_err() {
+            // Delivery has ended; whoever waits for its outcome has it.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// The step loop: (save) → read → batch → inject → update.
+struct Steps<'a> {
+    spec: &'a RunSpec,
+    run: SpecHash,
+    data: &'a TrainingData,
+    probes: PackedProbes,
+    learner: &'a mut Learner,
+    spool: &'a mut SpoolWriter,
+    dir: &'a AttemptDir,
+    attempt: u32,
+    first_global_step: u64,
+    resumed_at: u32,
+    stop: &'a StopSignal,
+    progress: &'a watch::Sender<Progress>,
+    durable: &'a watch::Receiver<Cursors>,
+    unrecorded: mpsc::UnboundedSender<Unrecorded>,
+}
+
+impl Steps<'_> {
+    fn run_from(&mut self, first: u32, at_step: &mut u32) -> anyhow::Result<Ending> {
+        let n_updates = self.spec.identity.training.steps;
+        let reading_steps = self.data.reading_steps();
+        let mut index = reading_steps.partition_point(|&s| s < first);
+        let mut rate = 0.0;
+        for step in first..=n_updates {
+            *at_step = step;
+            let began = Instant::now();
+            let stop = self.stop.raised();
+            let asked = stop == Some(Stop::Asked);
+            if let Some(stop) = stop.filter(|s| *s != Stop::Asked) {
+                return Ok(Ending::Stopped(stop));
+            }
+            if step > self.resumed_at && (asked || self.is_saved(step)) {
+                self.save(step)?;
+            }
+            if asked {
+                return Ok(Ending::Stopped(Stop::Asked));
+            }
+            if reading_steps.get(index) == Some(&step) {
+                self.read(index as u32, step)?;
+                index += 1;
+            }
+            if step < n_updates {
+                self.update(step)?;
+            }
+            let step_seconds = began.elapsed().as_secs_f32().max(1e-6);
+            rate = if rate == 0.0 {
+                1.0 / step_seconds
+            } else {
+                RATE_SMOOTHING / step_seconds + (1.0 - RATE_SMOOTHING) * rate
+            };
+            let next = reading_steps
+                .get(self.durable.borrow().reading as usize)
+                .copied();
+            self.progress.send_replace(Progress {
+                step: (step + 1).min(n_updates),
+                steps_per_second: rate,
+                undelivered_since_step: next.filter(|&s| s <= step),
+            });
+        }
+        Ok(Ending::Finished)
+    }
+
+    /// Saved are every n-th state, those that other runs start from, and the last.
+    fn is_saved(&self, step: u32) -> bool {
+        let saving = &self.spec.saving;
+        step.is_multiple_of(saving.every)
+            || saving.keep.contains(&step)
+            || step == self.spec.identity.training.steps
+    }
+
+    /// Saves θ_step before reading `step`, so that nothing measured on it precedes it.
+    fn save(&mut self, step: u32) -> anyhow::Result<()> {
+        self.spool.sync()?;
+        let global_step = self.first_global_step + u64::from(step);
+        let state = state::save(self.learner, self.dir, &self.run, step, global_step)?;
+        let keep = self.spec.saving.keep.contains(&step);
+        // The receiver lives as long as the attempt.
+        let _ = self.unrecorded.send(Unrecorded { state, keep });
+        Ok(())
+    }
+
+    fn read(&mut self, index: u32, step: u32) -> anyhow::Result<()> {
+        let sums = self.learner.read(&self.probes);
+        if let Some(probe) = sums.iter().position(|s| !s.full_nats.is_finite()) {
+            anyhow::bail!("reading {step}: the log-probability of probe {probe} is not finite");
+        }
+        let readings = StepReadings {
+            index,
+            step,
+            measured_by: self.attempt,
+            first_sum_nats: sums.iter().map(|s| s.first_nats).collect(),
+            target_sum_nats: sums.iter().map(|s| s.target_nats).collect(),
+            full_sum_nats: sums.iter().map(|s| s.full_nats).collect(),
+        };
+        self.spool.append(Message::Reading((&readings).into()))?;
+        Ok(())
+    }
+
+    fn update(&mut self, step: u32) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let batch = self.data.batch(step)?;
+        let training = &self.spec.identity.training;
+        let learning_rate = training
+            .learning_rate
+            .of_update(self.first_global_step, step.into());
+        let report = self
+            .learner
+            .update(&batch.tokens, batch.seq_len as usize, learning_rate)
+            .with_context(|| format!("update {step}"))?;
+        let stats = UpdateStats {
+            step,
+            measured_by: self.attempt,
+            loss_nats: report.loss_nats,
+            learning_rate,
+            grad_norm: report.grad_norm,
+            update_norm: report.update_norm,
+            n_tokens: batch.tokens.len() as u32,
+            n_injected_tokens: batch.n_injected_tokens,
+            duration_ms: began.elapsed().as_secs_f32() * 1000.0,
+        };
+        self.spool.append(Message::Update((&stats).into()))?;
+        Ok(())
+    }
+}
+
+pub(crate) fn tokens_of(
+    probes: &[imprint_data::TokenizedProbe],
+) -> Vec<imprint_lm::TokenizedProbe> {
+    probes
+        .iter()
+        .map(|p| imprint_lm::TokenizedProbe {
+            tokens: p.tokens.clone(),
+            n_target_tokens: p.n_target_tokens,
+        })
+        .collect()
+}

@@ -22,7 +22,7 @@ pub fn line_fit(points: &[(f64, f64)]) -> Option<LineFit> {
         sxy += (x - mean_x) * (y - mean_y);
         syy += (y - mean_y) * (y - mean_y);
     }
-    if points.len() < 2 || !(sxx > 0.0) || !syy.is_finite() {
+    if points.len() < 2 || sxx <= 0.0 || !(sxx + syy).is_finite() {
         return None;
     }
     let slope = sxy / sxx;

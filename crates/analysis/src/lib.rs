@@ -16,6 +16,8 @@ mod run;
 mod settings;
 mod signed_rank;
 mod summary;
+#[cfg(test)]
+mod synthetic;
 
 pub use bootstrap::Interval;
 pub use effectivity::{Effectivities, Effectivity, effectivities};

@@ -211,8 +211,7 @@ impl Retainability {
     /// probes.
     fn ratio_of_means(&self, gains: &[Gain]) -> Option<Vec<RetainabilityPoint>> {
         let whole: f64 = gains.iter().map(|g| g.whole_nats).sum();
-        let smallest = self.settings.min_gain_nats.unwrap_or(0.0);
-        if !(whole / gains.len() as f64 > smallest) {
+        if !self.settings.is_gain(whole / gains.len() as f64) {
             return None;
         }
         let point = |t: u32| RetainabilityPoint {
@@ -373,7 +372,7 @@ impl Retainability {
             let n: f64 = std::iter::zip(&n_by_fact, &draw.shown)
                 .map(|(n, w)| n * w)
                 .sum();
-            if !(total.whole_nats / n > settings.min_gain_nats.unwrap_or(0.0)) {
+            if !settings.is_gain(total.whole_nats / n) {
                 return None;
             }
             let curve = std::iter::zip(&grid, &total.left_nats)

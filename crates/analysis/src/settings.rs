@@ -85,6 +85,11 @@ impl Settings {
             bootstrap_seed: 0,
         }
     }
+
+    /// Whether a mean gain is large enough to take shares of; that of too noisy a set is NaN.
+    pub(crate) fn is_gain(&self, mean_nats: f64) -> bool {
+        mean_nats > self.min_gain_nats.unwrap_or(0.0)
+    }
 }
 
 impl Default for Settings {

@@ -248,7 +248,7 @@ impl SummaryRow {
         "ε first",
         "95 % CI",
         "null",
-        "swap",
+        "swap − null",
         "ε mean",
         "a",
         "R²",
@@ -260,9 +260,11 @@ impl SummaryRow {
     /// null and the swap (− null) beside it, mean ε of all exposures (nats), the decay constant with
     /// its R², late R, and the learnability threshold in log10 tokens.
     pub fn cells(&self) -> [String; 12] {
-        let number = |v: Option<f64>| v.map_or_else(|| "–".to_owned(), |v| format!("{v:.2}"));
+        // Adding 0 turns a −0 into a 0.
+        let two = |v: f64| format!("{:.2}", (v * 100.0).round() / 100.0 + 0.0);
+        let number = |v: Option<f64>| v.map_or_else(|| "–".to_owned(), two);
         let interval = match (self.first_effect_ci95_low, self.first_effect_ci95_high) {
-            (Some(low), Some(high)) => format!("{low:.2} … {high:.2}"),
+            (Some(low), Some(high)) => format!("{} … {}", two(low), two(high)),
             _ => "–".to_owned(),
         };
         [

@@ -7,9 +7,9 @@ const FONT_FAMILY: &str = "Noto Sans, Helvetica, Arial, sans-serif";
 const INK: &str = "#222222";
 const FAINT: &str = "#DDDDDD";
 
-// All lengths are in CSS pixels: three panels fill the width of a printed page, one a column.
-const PANEL_WIDTH: f64 = 196.0;
-const PANEL_HEIGHT: f64 = 140.0;
+// All lengths are in CSS pixels: three panels in a row fill the width of a printed page.
+/// Width and height of a panel by the number of panels in a row; the last holds for more.
+const PANEL_SIZES: [(f64, f64); 3] = [(300.0, 190.0), (250.0, 165.0), (196.0, 140.0)];
 const GAP_X: f64 = 14.0;
 const GAP_Y: f64 = 28.0;
 const MARGIN_LEFT: f64 = 52.0;
@@ -58,7 +58,7 @@ pub(super) struct Panel {
     pub(super) title: String,
     /// Drawn in this order.
     pub(super) marks: Vec<Mark>,
-    /// Lines of text in the upper right corner, with their colours.
+    /// Lines of text above y = 0 on the left, with their colours.
     pub(super) notes: Vec<(String, &'static str)>,
 }
 
@@ -164,7 +164,7 @@ fn tick_step(range: f64) -> f64 {
 
 /// The range widened to whole ticks.
 pub(super) fn widened(min: f64, max: f64) -> (f64, f64) {
-    if !(max > min) {
+    if max <= min {
         return (min - 0.5, min + 0.5);
     }
     let step = tick_step(max - min) / 2.0;
@@ -175,15 +175,16 @@ impl Figure {
     pub(super) fn to_svg(&self) -> String {
         let n_columns = self.n_columns.clamp(1, self.panels.len().max(1));
         let n_rows = self.panels.len().div_ceil(n_columns);
+        let (panel_width, panel_height) = PANEL_SIZES[n_columns.min(PANEL_SIZES.len()) - 1];
         let width = MARGIN_LEFT
-            + n_columns as f64 * PANEL_WIDTH
+            + n_columns as f64 * panel_width
             + (n_columns - 1) as f64 * GAP_X
             + MARGIN_RIGHT;
         let legend = self.legend_places(width - MARGIN_LEFT - MARGIN_RIGHT);
         let n_legend_rows = legend.last().map_or(0, |(_, row)| row + 1);
-        let top = 6.0 + n_legend_rows as f64 * LEGEND_ROW + TITLE_HEIGHT;
+        let top = 8.0 + n_legend_rows as f64 * LEGEND_ROW + TITLE_HEIGHT;
         let height =
-            top + n_rows as f64 * PANEL_HEIGHT + (n_rows - 1) as f64 * GAP_Y + MARGIN_BOTTOM;
+            top + n_rows as f64 * panel_height + (n_rows - 1) as f64 * GAP_Y + MARGIN_BOTTOM;
 
         let mut svg = Svg::new(width, height);
         for (entry, (x, row)) in std::iter::zip(&self.legend, legend) {
@@ -193,8 +194,10 @@ impl Figure {
         for (k, panel) in self.panels.iter().enumerate() {
             let (row, column) = (k / n_columns, k % n_columns);
             let frame = Frame {
-                left: MARGIN_LEFT + column as f64 * (PANEL_WIDTH + GAP_X),
-                top: top + row as f64 * (PANEL_HEIGHT + GAP_Y),
+                left: MARGIN_LEFT + column as f64 * (panel_width + GAP_X),
+                top: top + row as f64 * (panel_height + GAP_Y),
+                width: panel_width,
+                height: panel_height,
                 x: &self.x,
                 y: &self.y,
                 labels_x: k + n_columns >= self.panels.len(),
@@ -205,13 +208,10 @@ impl Figure {
         let middle_x = (MARGIN_LEFT + width - MARGIN_RIGHT) / 2.0;
         let middle_y = (top + height - MARGIN_BOTTOM) / 2.0;
         svg.text(middle_x, height - 8.0, TEXT, "middle", INK, self.x.label);
-        let (label, turned) = (
-            escaped(self.y.label),
-            format!("rotate(-90 13 {middle_y:.1})"),
-        );
+        let label = marked_up(self.y.label);
         let _ = writeln!(
             svg.0,
-            r#"<text x="13" y="{middle_y:.1}" font-size="{TEXT}" text-anchor="middle" fill="{INK}" transform="{turned}">{label}</text>"#
+            r#"<text x="13" y="{middle_y:.1}" font-size="{TEXT}" text-anchor="middle" fill="{INK}" transform="rotate(-90 13 {middle_y:.1})">{label}</text>"#
         );
         svg.finish()
     }
@@ -241,6 +241,8 @@ fn text_width(text: &str, size: f64) -> f64 {
 struct Frame<'a> {
     left: f64,
     top: f64,
+    width: f64,
+    height: f64,
     x: &'a Axis,
     y: &'a Axis,
     labels_x: bool,
@@ -249,11 +251,11 @@ struct Frame<'a> {
 
 impl Frame<'_> {
     fn x(&self, value: f64) -> f64 {
-        self.left + PANEL_WIDTH * self.x.position(value)
+        self.left + self.width * self.x.position(value)
     }
 
     fn y(&self, value: f64) -> f64 {
-        self.top + PANEL_HEIGHT * (1.0 - self.y.position(value))
+        self.top + self.height * (1.0 - self.y.position(value))
     }
 
     fn path(&self, points: impl IntoIterator<Item = (f64, f64)>) -> String {
@@ -283,11 +285,11 @@ impl Svg {
     }
 
     fn panel(&mut self, k: usize, panel: &Panel, frame: &Frame<'_>) {
-        let (left, top) = (frame.left, frame.top);
-        let (right, bottom) = (left + PANEL_WIDTH, top + PANEL_HEIGHT);
+        let (left, top, width, height) = (frame.left, frame.top, frame.width, frame.height);
+        let (right, bottom) = (left + width, top + height);
         let _ = writeln!(
             self.0,
-            r#"<clipPath id="panel{k}"><rect x="{left}" y="{top}" width="{PANEL_WIDTH}" height="{PANEL_HEIGHT}"/></clipPath>"#
+            r#"<clipPath id="panel{k}"><rect x="{left}" y="{top}" width="{width}" height="{height}"/></clipPath>"#
         );
         let _ = writeln!(self.0, r#"<g clip-path="url(#panel{k})">"#);
         for mark in &panel.marks {
@@ -324,17 +326,17 @@ impl Svg {
                 self.text(left - TICK - 3.0, y + 3.2, SMALL_TEXT, "end", INK, &label);
             }
         }
-        self.title(&panel.title, left, top);
-        for (i, (note, colour)) in panel.notes.iter().enumerate() {
-            let y = top + 9.0 + 11.5 * i as f64;
-            self.text(right - 2.0, y, 8.5, "end", colour, note);
+        self.title(&panel.title, left, top, width);
+        for (i, (note, colour)) in panel.notes.iter().rev().enumerate() {
+            let y = frame.y(0.0).min(bottom) - 5.0 - 11.5 * i as f64;
+            self.text(left + 6.0, y, 8.5, "start", colour, note);
         }
     }
 
     /// The title above a panel, smaller where it is long and cut where it is too long.
-    fn title(&mut self, title: &str, left: f64, top: f64) {
-        let size = (TEXT * PANEL_WIDTH / text_width(title, TEXT)).clamp(7.5, TEXT);
-        let n_fitting = (PANEL_WIDTH / text_width("x", size)) as usize;
+    fn title(&mut self, title: &str, left: f64, top: f64, width: f64) {
+        let size = (TEXT * width / text_width(title, TEXT)).clamp(7.5, TEXT);
+        let n_fitting = (width / text_width("x", size)) as usize;
         let title = if title.chars().count() > n_fitting {
             let cut: String = title.chars().take(n_fitting - 1).collect();
             format!("{cut}…")
@@ -446,9 +448,18 @@ impl Svg {
         let _ = writeln!(
             self.0,
             r#"<text x="{x:.1}" y="{y:.1}" font-size="{size}" text-anchor="{anchor}" fill="{colour}">{}</text>"#,
-            escaped(text)
+            marked_up(text)
         );
     }
+}
+
+/// Text in which `_{…}` is a subscript, as SVG.
+fn marked_up(text: &str) -> String {
+    let n_subscripts = text.matches("_{").count();
+    escaped(text)
+        .replace("_{", r#"<tspan dy="2.2" font-size="75%">"#)
+        .replace('}', r#"</tspan><tspan dy="-2.2">"#)
+        + &"</tspan>".repeat(n_subscripts)
 }
 
 fn escaped(text: &str) -> String {

@@ -145,7 +145,8 @@ pub fn training_dynamics(panels: &[DynamicsPanel], n_columns: usize) -> Result<S
         x: Axis {
             label: "steps since the fact’s first injection",
             scale: Scale::Linear,
-            min: 0.0,
+            // A little before 0, so that the first injection does not hide in the axis.
+            min: -0.02 * f64::from(max_step.max(1)),
             max: f64::from(max_step.max(1)),
         },
         y: Axis {
@@ -198,7 +199,7 @@ fn legend(panels: &[DynamicsPanel]) -> Vec<LegendEntry> {
         .collect();
     if lines().any(|l| l.series == Series::Swap) {
         entries.push(LegendEntry {
-            label: "same value, other subject (swap)".to_owned(),
+            label: "other subject (swap)".to_owned(),
             mark: LegendMark::Line(Stroke {
                 colour: "#222222",
                 ..stroke(Depth::Mem, Series::Swap)
@@ -207,7 +208,7 @@ fn legend(panels: &[DynamicsPanel]) -> Vec<LegendEntry> {
     }
     if lines().any(|l| l.series == Series::Null) {
         entries.push(LegendEntry {
-            label: "held-out facts (null)".to_owned(),
+            label: "held out (null)".to_owned(),
             mark: LegendMark::Line(stroke(Depth::Mem, Series::Null)),
         });
     }

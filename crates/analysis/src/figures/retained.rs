@@ -64,9 +64,9 @@ pub fn retainability(panels: &[RetainabilityPanel], n_columns: usize) -> Result<
     let figure = Figure {
         n_columns,
         x: Axis {
-            label: "steps after the last local maximum t_LAM (log scale)",
+            label: "steps t after t_{LAM} (log scale)",
             scale: Scale::Log10,
-            min: 1.0,
+            min: 0.92,
             max: max_t.max(10.0) * 1.15,
         },
         y: Axis {
@@ -83,7 +83,7 @@ pub fn retainability(panels: &[RetainabilityPanel], n_columns: usize) -> Result<
                 mark: LegendMark::Points(shape(depth), depth_colour(depth)),
             })
             .chain([LegendEntry {
-                label: "fit R = R₁ − a·log₁₀ t".to_owned(),
+                label: "log-binned fit, a per decade of t".to_owned(),
                 mark: LegendMark::Line(fit_stroke("#222222")),
             }])
             .collect(),
@@ -128,7 +128,7 @@ fn panel(panel: &RetainabilityPanel) -> Panel {
             points: line.points.clone(),
         });
         let a = format!("{:.2}", line.fit.a).replace('-', "−");
-        notes.push((format!("a {a}  R² {:.2}", line.fit.r2), colour));
+        notes.push((format!("a = {a}, R² = {:.2}", line.fit.r2), colour));
     }
     Panel {
         title: panel.title.clone(),

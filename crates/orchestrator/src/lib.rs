@@ -1,1 +1,209 @@
+//! The orchestrator: takes experiments, and starts, watches and retries the trainers of their runs.
+//!
+//! What to do next is decided by a pure function of what is seen (`plan`); a loop observes, plans and
+//! applies. Trainers are processes of this machine.
 
+mod local;
+mod plan;
+mod scheduler;
+mod service;
+mod status;
+mod submit;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use imprint_proto::pb::attempts_server::AttemptsServer;
+use imprint_proto::pb::orchestrator_server::OrchestratorServer;
+use imprint_store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use crate::local::Local;
+use crate::scheduler::Scheduler;
+use crate::service::Service;
+
+/// How an orchestrator is set up.
+#[derive(Debug)]
+pub struct Config {
+    /// Where it listens; trainers of this machine are given its address.
+    pub listener: TcpListener,
+    /// Where trainers send readings, such as `http://127.0.0.1:7431`.
+    pub metrics_url: String,
+    /// Each run's files are in `runs/<run id>` of this directory.
+    pub data_dir: PathBuf,
+    /// The program `imprint-trainer`.
+    pub trainer: PathBuf,
+    /// Trainers that run at the same time on this machine; with all slots busy, runs wait.
+    pub slots: usize,
+    pub limits: Limits,
+}
+
+/// How long things may take and how often they are tried.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// How often a trainer reports; the step shown for a run is this old at most.
+    pub heartbeat: Duration,
+    /// How long a trainer may be silent; then its attempt is written off and the run starts again.
+    pub lease: Duration,
+    /// How long a trainer goes on delivering after its last step; then the run stays `delivering`.
+    pub deliver_timeout: Duration,
+    /// Attempts in a row that may end without getting any further; with that many the run fails.
+    pub max_barren_attempts: u32,
+    /// Pause after the first barren attempt, doubled with each further one.
+    pub first_back_off: Duration,
+    /// The longest such pause.
+    pub longest_back_off: Duration,
+    /// How long a trainer that is asked to stop has for saving its state; then it is killed, and
+    /// the next attempt resumes from an older one.
+    pub stop_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(2),
+            lease: Duration::from_secs(30),
+            deliver_timeout: Duration::from_secs(600),
+            max_barren_attempts: 3,
+            first_back_off: Duration::from_secs(1),
+            longest_back_off: Duration::from_secs(60),
+            stop_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Limits {
+    /// The pause after so many barren attempts; none after one that got further.
+    fn back_off(&self, n_barren: u32) -> Duration {
+        match n_barren.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(doublings) => self
+                .first_back_off
+                .saturating_mul(2u32.saturating_pow(doublings))
+                .min(self.longest_back_off),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the orchestrator's address cannot be told")]
+    Address(#[source] io::Error),
+    #[error("cannot use the data directory {path}")]
+    DataDir {
+        path: PathBuf,
+        #[source]
+        err: io::Error,
+    },
+    #[error("the name of this machine cannot be told")]
+    Host(#[source] nix::Error),
+    #[error("the orchestrator cannot describe its services")]
+    Reflection(#[source] tonic_reflection::server::Error),
+    #[error("the orchestrator's server ended")]
+    Serve(#[source] tonic::transport::Error),
+    #[error("the orchestrator broke off")]
+    Broken(#[source] tokio::task::JoinError),
+}
+
+/// Serves until `shutdown`, then asks its trainers to save and end, and waits for them.
+///
+/// # Errors
+/// When it cannot start; a database that is away is no error: it waits for it.
+pub async fn serve(
+    config: Config,
+    store: Store,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let address = config.listener.local_addr().map_err(Error::Address)?;
+    let url = match address.ip() {
+        ip if ip.is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
+        _ => format!("http://{address}"),
+    };
+    let runs_dir = config.data_dir.join("runs");
+    let runs_dir = std::fs::create_dir_all(&runs_dir)
+        .and_then(|()| runs_dir.canonicalize())
+        .map_err(|err| Error::DataDir {
+            path: runs_dir,
+            err,
+        })?;
+    let host = nix::unistd::gethostname().map_err(Error::Host)?;
+    let wake = Arc::new(Notify::new());
+    let (stop, stopping) = watch::channel(false);
+    let (drain, draining) = watch::channel(false);
+
+    let service = Service {
+        store: store.clone(),
+        limits: config.limits,
+        metrics_url: config.metrics_url,
+        runs_dir: runs_dir.clone(),
+        wake: wake.clone(),
+        stopping: stopping.clone(),
+    };
+    let (health, health_server) = tonic_health::server::health_reporter();
+    health.set_serving::<OrchestratorServer<Service>>().await;
+    health.set_serving::<AttemptsServer<Service>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(imprint_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_service(health_server)
+        .add_service(reflection().build_v1().map_err(Error::Reflection)?)
+        // Clients of other languages still ask in this version.
+        .add_service(reflection().build_v1alpha().map_err(Error::Reflection)?)
+        .add_service(
+            OrchestratorServer::new(service.clone())
+                .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES),
+        )
+        .add_service(AttemptsServer::new(service))
+        .serve_with_incoming_shutdown(
+            TcpListenerStream::new(config.listener),
+            until_true(draining),
+        );
+    let mut server = tokio::spawn(server);
+    let scheduler = Scheduler {
+        store,
+        local: Local::new(config.trainer, url.clone(), runs_dir),
+        host: host.to_string_lossy().into_owned(),
+        slots: config.slots,
+        limits: config.limits,
+        wake,
+    };
+    let mut scheduler = tokio::spawn(scheduler.run(stopping));
+    tracing::info!("the orchestrator is at {url}");
+
+    let ended_early = tokio::select! {
+        () = shutdown => None,
+        ended = &mut server => Some(ended.map_err(Error::Broken)?.map_err(Error::Serve)),
+        ended = &mut scheduler => Some(ended.map_err(Error::Broken)),
+    };
+    if let Some(ended) = ended_early {
+        return ended;
+    }
+    // Trainers say their last words before the server goes.
+    stop.send_replace(true);
+    scheduler.await.map_err(Error::Broken)?;
+    drain.send_replace(true);
+    match tokio::time::timeout(DRAIN_WITHIN, &mut server).await {
+        Ok(ended) => ended.map_err(Error::Broken)?.map_err(Error::Serve),
+        Err(_) => {
+            server.abort();
+            Ok(())
+        }
+    }
+}
+
+/// How long calls in progress have when everything else has ended; then they are cut off.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+async fn until_true(mut flag: watch::Receiver<bool>) {
+    // An error says that the sender is gone, which is as good a reason to end.
+    let _ = flag.wait_for(|&set| set).await;
+}

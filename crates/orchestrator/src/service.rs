@@ -1,0 +1,331 @@
+//! The gRPC services: one for people and their programs, one for trainers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use imprint_proto::pb;
+use imprint_proto::pb::attempts_server::Attempts;
+use imprint_proto::pb::orchestrator_server::Orchestrator;
+use imprint_store::Store;
+use imprint_store::runs::{
+    AttemptEnd, Begin, ExperimentSummary, Process, Progress, RunState, RunView, SavedState,
+};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::Limits;
+use crate::status::{from_store, invalid};
+use crate::submit::submit;
+
+/// How often a watched experiment is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(300);
+
+/// Both services; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) store: Store,
+    pub(crate) limits: Limits,
+    pub(crate) metrics_url: String,
+    pub(crate) runs_dir: PathBuf,
+    /// Wakes the scheduler.
+    pub(crate) wake: Arc<Notify>,
+    /// Turns true when the orchestrator shuts down.
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+fn no_experiment(name: &str) -> Status {
+    Status::not_found(format!("there is no experiment `{name}`"))
+}
+
+impl Service {
+    async fn look(&self, name: &str) -> Result<pb::Experiment, Status> {
+        let runs = self.store.experiment_runs(name).await.map_err(from_store)?;
+        let runs = runs.ok_or_else(|| no_experiment(name))?;
+        Ok(pb::Experiment {
+            name: name.to_owned(),
+            runs: runs.into_iter().map(to_run).collect(),
+        })
+    }
+
+    /// Sends the experiment whenever it changed, until all its runs have ended.
+    async fn watch(
+        mut self,
+        name: String,
+        mut sent: pb::Experiment,
+        to: mpsc::Sender<Result<pb::WatchExperimentResponse, Status>>,
+    ) {
+        let message = |experiment: &pb::Experiment| pb::WatchExperimentResponse {
+            experiment: Some(experiment.clone()),
+        };
+        let mut changed = true;
+        loop {
+            if changed && to.send(Ok(message(&sent))).await.is_err() {
+                return;
+            }
+            if sent.runs.iter().all(|run| has_ended(run.state())) {
+                return;
+            }
+            let stopped = tokio::select! {
+                () = tokio::time::sleep(WATCH_EVERY) => false,
+                () = to.closed() => return,
+                _ = self.stopping.wait_for(|&stopping| stopping) => true,
+            };
+            let now = match stopped {
+                true => Err(Status::unavailable("the orchestrator is shutting down")),
+                false => self.look(&name).await,
+            };
+            match now {
+                Ok(now) => {
+                    changed = now != sent;
+                    sent = now;
+                }
+                Err(status) => {
+                    // Nobody may be listening any more.
+                    let _ = to.send(Err(status)).await;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Orchestrator for Service {
+    type WatchExperimentStream = ReceiverStream<Result<pb::WatchExperimentResponse, Status>>;
+
+    async fn submit_experiment(
+        &self,
+        request: Request<pb::SubmitExperimentRequest>,
+    ) -> Result<Response<pb::SubmitExperimentResponse>, Status> {
+        let answer = submit(&self.store, request.into_inner()).await?;
+        self.wake.notify_one();
+        Ok(Response::new(answer))
+    }
+
+    async fn list_experiments(
+        &self,
+        _: Request<pb::ListExperimentsRequest>,
+    ) -> Result<Response<pb::ListExperimentsResponse>, Status> {
+        let experiments = self.store.experiments().await.map_err(from_store)?;
+        Ok(Response::new(pb::ListExperimentsResponse {
+            experiments: experiments.into_iter().map(to_summary).collect(),
+        }))
+    }
+
+    async fn get_experiment(
+        &self,
+        request: Request<pb::GetExperimentRequest>,
+    ) -> Result<Response<pb::GetExperimentResponse>, Status> {
+        let experiment = Some(self.look(&request.into_inner().name).await?);
+        Ok(Response::new(pb::GetExperimentResponse { experiment }))
+    }
+
+    async fn watch_experiment(
+        &self,
+        request: Request<pb::WatchExperimentRequest>,
+    ) -> Result<Response<Self::WatchExperimentStream>, Status> {
+        let name = request.into_inner().name;
+        let experiment = self.look(&name).await?;
+        let (to, from) = mpsc::channel(1);
+        tokio::spawn(self.clone().watch(name, experiment, to));
+        Ok(Response::new(ReceiverStream::new(from)))
+    }
+
+    async fn cancel_experiment(
+        &self,
+        request: Request<pb::CancelExperimentRequest>,
+    ) -> Result<Response<pb::CancelExperimentResponse>, Status> {
+        let pb::CancelExperimentRequest { name, run } = request.into_inner();
+        let run = (!run.is_empty()).then_some(run);
+        let cancelled = self.store.request_cancel(&name, run.as_deref()).await;
+        let cancelled = cancelled.map_err(from_store)?.ok_or_else(|| match run {
+            Some(run) => Status::not_found(format!("experiment `{name}` has no run `{run}`")),
+            None => no_experiment(&name),
+        })?;
+        self.wake.notify_one();
+        Ok(Response::new(pb::CancelExperimentResponse { cancelled }))
+    }
+
+    async fn retry_experiment(
+        &self,
+        request: Request<pb::RetryExperimentRequest>,
+    ) -> Result<Response<pb::RetryExperimentResponse>, Status> {
+        let name = request.into_inner().name;
+        let queued = self.store.retry(&name).await.map_err(from_store)?;
+        let queued = queued.ok_or_else(|| no_experiment(&name))?;
+        self.wake.notify_one();
+        Ok(Response::new(pb::RetryExperimentResponse { queued }))
+    }
+}
+
+#[tonic::async_trait]
+impl Attempts for Service {
+    async fn begin_attempt(
+        &self,
+        request: Request<pb::BeginAttemptRequest>,
+    ) -> Result<Response<pb::BeginAttemptResponse>, Status> {
+        let request = request.into_inner();
+        let run_id = request.run_id;
+        let process = Process {
+            host: request.host,
+            pid: request.pid,
+            device: request.device,
+            machine: request.machine,
+        };
+        let lease = self.limits.lease;
+        let begun = self.store.begin_attempt(run_id, &process, lease).await;
+        let begun = match begun.map_err(from_store)? {
+            Begin::Begun(begun) => begun,
+            Begin::Refused(reason) => return Err(Status::failed_precondition(reason)),
+        };
+        let spec_json = serde_json::to_string(&begun.spec)
+            .map_err(|e| Status::internal(format!("run {run_id} cannot be written: {e}")))?;
+        Ok(Response::new(pb::BeginAttemptResponse {
+            attempt: begun.attempt,
+            spec_json,
+            run_dir: self.runs_dir.join(run_id.to_string()).display().to_string(),
+            metrics_url: self.metrics_url.clone(),
+            next_reading: begun.next_reading,
+            next_update: begun.next_update,
+            states: begun.states.into_iter().map(to_saved_state).collect(),
+            parent: begun.parent.map(to_saved_state),
+            heartbeat_ms: self.limits.heartbeat.as_millis() as u32,
+            deliver_timeout_ms: self.limits.deliver_timeout.as_millis() as u32,
+        }))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
+        let request = request.into_inner();
+        let progress = Progress {
+            step: request.step,
+            steps_per_second: request.steps_per_second,
+            undelivered_since_step: request.undelivered_since_step,
+        };
+        let renewed = self
+            .store
+            .heartbeat(
+                request.run_id,
+                request.attempt,
+                &progress,
+                self.limits.lease,
+            )
+            .await;
+        let stop = renewed.map_err(from_store)?;
+        Ok(Response::new(pb::HeartbeatResponse { stop }))
+    }
+
+    async fn record_state(
+        &self,
+        request: Request<pb::RecordStateRequest>,
+    ) -> Result<Response<pb::RecordStateResponse>, Status> {
+        let request = request.into_inner();
+        let state = request.state.ok_or_else(|| invalid("state: is missing"))?;
+        if state.attempt != request.attempt {
+            return Err(invalid(format!(
+                "state: was saved by attempt {}, not by {}",
+                state.attempt, request.attempt
+            )));
+        }
+        let state = SavedState {
+            step: state.step,
+            attempt: state.attempt,
+            path: state.path,
+            sha256: state.sha256,
+            global_step: state.global_step,
+        };
+        let recorded = self
+            .store
+            .record_state(request.run_id, request.attempt, &state, request.keep)
+            .await;
+        let obsolete = recorded.map_err(from_store)?;
+        // A child may have waited for it.
+        self.wake.notify_one();
+        Ok(Response::new(pb::RecordStateResponse {
+            obsolete: obsolete.into_iter().map(to_saved_state).collect(),
+        }))
+    }
+
+    async fn end_attempt(
+        &self,
+        request: Request<pb::EndAttemptRequest>,
+    ) -> Result<Response<pb::EndAttemptResponse>, Status> {
+        let request = request.into_inner();
+        let outcome = request.outcome();
+        let reason = request.reason;
+        let end = match outcome {
+            pb::AttemptOutcome::Finished => AttemptEnd::Finished,
+            pb::AttemptOutcome::Stopped => AttemptEnd::Stopped { reason },
+            pb::AttemptOutcome::Failed => AttemptEnd::Failed { reason },
+            pb::AttemptOutcome::Unspecified => {
+                return Err(invalid("outcome: say how the attempt ended"));
+            }
+        };
+        let ended = self
+            .store
+            .end_attempt(request.run_id, request.attempt, request.step, &end)
+            .await;
+        ended.map_err(from_store)?;
+        self.wake.notify_one();
+        Ok(Response::new(pb::EndAttemptResponse {}))
+    }
+}
+
+fn to_run(run: RunView) -> pb::Run {
+    pb::Run {
+        run_id: run.run_id,
+        run: run.label,
+        state: to_state(run.state).into(),
+        reason: run.reason,
+        n_updates: run.n_updates,
+        step: run.step,
+        attempts: run.n_attempts,
+        steps_per_second: run.steps_per_second,
+        readings_expected: run.readings_expected,
+        readings_stored: run.readings_stored,
+        undelivered_since_step: run.undelivered_since_step,
+    }
+}
+
+fn to_state(state: RunState) -> pb::RunState {
+    match state {
+        RunState::Queued => pb::RunState::Queued,
+        RunState::Running => pb::RunState::Running,
+        RunState::Delivering => pb::RunState::Delivering,
+        RunState::Complete => pb::RunState::Complete,
+        RunState::Failed => pb::RunState::Failed,
+        RunState::Cancelled => pb::RunState::Cancelled,
+    }
+}
+
+fn has_ended(state: pb::RunState) -> bool {
+    matches!(
+        state,
+        pb::RunState::Complete | pb::RunState::Failed | pb::RunState::Cancelled
+    )
+}
+
+fn to_summary(experiment: ExperimentSummary) -> pb::ExperimentSummary {
+    let by_state = experiment.n_runs_by_state.into_iter();
+    pb::ExperimentSummary {
+        name: experiment.name,
+        runs_by_state: by_state
+            .map(|(state, n)| (state.as_str().to_owned(), n))
+            .collect(),
+        created_unix_ms: experiment.created_at.timestamp_millis(),
+    }
+}
+
+fn to_saved_state(state: SavedState) -> pb::SavedState {
+    pb::SavedState {
+        step: state.step,
+        attempt: state.attempt,
+        path: state.path,
+        sha256: state.sha256,
+        global_step: state.global_step,
+    }
+}

@@ -1,0 +1,792 @@
+//! The services over real gRPC with a real Postgres; shell scripts stand in for trainers.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use imprint_orchestrator::{Config, Error, Limits};
+use imprint_proto::pb;
+use imprint_proto::pb::RunState;
+use imprint_proto::pb::attempts_client::AttemptsClient;
+use imprint_proto::pb::orchestrator_client::OrchestratorClient;
+use imprint_testkit::{TestDb, wait_until};
+use imprint_world::{World, WorldConfig};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// An orchestrator with its database, a synthetic world, and clients.
+struct Bench {
+    db: TestDb,
+    dir: TempDir,
+    people: OrchestratorClient<Channel>,
+    trainers: AttemptsClient<Channel>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), Error>>,
+    n_requests: u32,
+}
+
+/// Without a trainer script there are no slots, so that nothing starts.
+async fn bench(trainer: Option<&str>) -> Bench {
+    let db = TestDb::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    World::generate(WorldConfig {
+        n_people: 20,
+        n_facts: 4,
+        n_held_out: 2,
+        n_tokens: 20_000,
+        ..WorldConfig::ci()
+    })
+    .unwrap()
+    .write(dir.path())
+    .unwrap();
+    let program = dir.path().join("trainer");
+    std::fs::write(&program, format!("#!/bin/sh\n{}\n", trainer.unwrap_or(""))).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let config = Config {
+        listener,
+        metrics_url: "http://127.0.0.1:1".to_owned(),
+        data_dir: dir.path().join("data"),
+        trainer: program,
+        slots: usize::from(trainer.is_some()),
+        limits: Limits {
+            first_back_off: Duration::from_millis(10),
+            stop_grace: Duration::from_secs(5),
+            ..Limits::default()
+        },
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let store = db.store.clone();
+    let serving = tokio::spawn(imprint_orchestrator::serve(config, store, async {
+        let _ = stopped.await;
+    }));
+    let channel = imprint_proto::connect("orchestrator", &url).await.unwrap();
+    Bench {
+        db,
+        dir,
+        people: OrchestratorClient::new(channel.clone()),
+        trainers: AttemptsClient::new(channel),
+        stop,
+        serving,
+        n_requests: 0,
+    }
+}
+
+/// An experiment of one run, `pre/scratch-none-b4-s0`.
+const PRE: &str = r#"
+name = "pre"
+scenarios = ["none"]
+batch_sizes = [4]
+
+[data]
+facts = "facts.json"
+tokenizer = "tokenizer.json"
+seq_len = 64
+
+[data.corpus]
+files = ["corpus.u16"]
+format = "uint16"
+
+[[checkpoint]]
+name = "scratch"
+init = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2 }
+
+[training]
+steps = 20
+learning_rate = { kind = "constant", peak = 5e-3, warmup_steps = 3 }
+
+[injection]
+every = 5
+count = 2
+
+[saving]
+every = 5
+keep = [10]
+"#;
+const PRE_RUN: &str = "pre/scratch-none-b4-s0";
+
+/// An experiment of two runs that start from `PRE_RUN`.
+fn child() -> String {
+    PRE.replace("name = \"pre\"", "name = \"child\"")
+        .replace("[\"none\"]", "[\"duplication\", \"once\"]")
+        .replace("name = \"scratch\"", "name = \"ten\"")
+        .replace(
+            "init = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, \
+             num_attention_heads = 2 }",
+            "run = \"pre/scratch-none-b4-s0\"\nstep = 10",
+        )
+}
+
+impl Bench {
+    fn request(&mut self, toml: &str) -> pb::SubmitExperimentRequest {
+        self.n_requests += 1;
+        pb::SubmitExperimentRequest {
+            request_id: format!("request {}", self.n_requests),
+            toml: toml.to_owned(),
+            file: "experiment.toml".to_owned(),
+            base_dir: self.dir.path().display().to_string(),
+            dry_run: false,
+        }
+    }
+
+    async fn submit(&mut self, toml: &str) -> Result<pb::SubmitExperimentResponse, Status> {
+        let request = self.request(toml);
+        self.people
+            .submit_experiment(request)
+            .await
+            .map(tonic::Response::into_inner)
+    }
+
+    async fn refused(&mut self, toml: &str) -> String {
+        let status = self.submit(toml).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        status.message().to_owned()
+    }
+
+    async fn runs(&self, name: &str) -> Vec<pb::Run> {
+        let request = pb::GetExperimentRequest {
+            name: name.to_owned(),
+        };
+        let answer = self.people.clone().get_experiment(request).await.unwrap();
+        answer.into_inner().experiment.unwrap().runs
+    }
+
+    /// Waits until an experiment's first run is as it should be, and returns it.
+    async fn wait_for(&self, name: &str, what: &str, holds: impl Fn(&pb::Run) -> bool) -> pb::Run {
+        wait_until(LIMIT, what, || async { holds(&self.runs(name).await[0]) }).await;
+        self.runs(name).await.swap_remove(0)
+    }
+
+    async fn wait_for_state(&self, name: &str, state: RunState) -> pb::Run {
+        let what = format!("{name} is {}", state.as_str_name());
+        self.wait_for(name, &what, |run| run.state() == state).await
+    }
+
+    async fn begin(&self, run_id: i32) -> Result<pb::BeginAttemptResponse, Status> {
+        let request = pb::BeginAttemptRequest {
+            run_id,
+            // Not here: its process is not looked for.
+            host: "elsewhere".to_owned(),
+            pid: 1,
+            device: "cpu".to_owned(),
+            machine: "x86".to_owned(),
+        };
+        let begun = self.trainers.clone().begin_attempt(request).await;
+        begun.map(tonic::Response::into_inner)
+    }
+
+    async fn heartbeat(&self, run_id: i32, attempt: u32, step: u32) -> Result<bool, Status> {
+        let request = pb::HeartbeatRequest {
+            run_id,
+            attempt,
+            step,
+            steps_per_second: 2.5,
+            undelivered_since_step: Some(1),
+        };
+        let answer = self.trainers.clone().heartbeat(request).await;
+        answer.map(|a| a.into_inner().stop)
+    }
+
+    /// Records a state and returns the steps of those that became obsolete.
+    async fn record(&self, run_id: i32, attempt: u32, step: u32) -> Result<Vec<u32>, Status> {
+        let request = pb::RecordStateRequest {
+            run_id,
+            attempt,
+            state: Some(pb::SavedState {
+                step,
+                attempt,
+                path: format!("attempts/{attempt}/state-{step}"),
+                sha256: "sha".to_owned(),
+                global_step: u64::from(step),
+            }),
+            keep: false,
+        };
+        let answer = self.trainers.clone().record_state(request).await?;
+        Ok(answer
+            .into_inner()
+            .obsolete
+            .iter()
+            .map(|s| s.step)
+            .collect())
+    }
+
+    async fn end(
+        &self,
+        run_id: i32,
+        attempt: u32,
+        outcome: pb::AttemptOutcome,
+        reason: &str,
+    ) -> Result<(), Status> {
+        let request = pb::EndAttemptRequest {
+            run_id,
+            attempt,
+            outcome: outcome.into(),
+            reason: reason.to_owned(),
+            step: 20,
+        };
+        self.trainers.clone().end_attempt(request).await.map(drop)
+    }
+
+    /// Readings and updates below these are durable.
+    async fn deliver(&self, run_id: i32, next_reading: i32, next_update: i32) {
+        sqlx::query(
+            "insert into imprint.ingest_head (run_id, attempt, next_reading, next_update)
+             values ($1, 1, $2, $3)
+             on conflict (run_id) do update
+             set next_reading = excluded.next_reading, next_update = excluded.next_update",
+        )
+        .bind(run_id)
+        .bind(next_reading)
+        .bind(next_update)
+        .execute(self.db.store.pool())
+        .await
+        .unwrap();
+    }
+
+    async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql)
+            .fetch_one(self.db.store.pool())
+            .await
+            .unwrap()
+    }
+
+    async fn cancel(&self, name: &str) -> Vec<String> {
+        let request = pb::CancelExperimentRequest {
+            name: name.to_owned(),
+            run: String::new(),
+        };
+        let answer = self
+            .people
+            .clone()
+            .cancel_experiment(request)
+            .await
+            .unwrap();
+        answer.into_inner().cancelled
+    }
+
+    async fn retry(&self, name: &str) -> Vec<String> {
+        let request = pb::RetryExperimentRequest {
+            name: name.to_owned(),
+        };
+        self.people
+            .clone()
+            .retry_experiment(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .queued
+    }
+
+    async fn shut_down(self) {
+        self.stop.send(()).unwrap();
+        let ended = tokio::time::timeout(LIMIT, self.serving).await;
+        ended.expect("it shuts down in time").unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_once_and_a_run_stored_once() {
+    let mut bench = bench(None).await;
+    let request = bench.request(PRE);
+    let first = bench
+        .people
+        .submit_experiment(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(first.experiment, "pre");
+    let run = &first.runs[0];
+    assert_eq!((run.run.as_str(), run.new), (PRE_RUN, true));
+    assert_eq!(
+        (run.n_updates, run.n_readings, run.n_tokens),
+        (20, 21, 20 * 4 * 64)
+    );
+    assert_eq!(run.max_injected_share, 0.0);
+
+    let repeated = bench
+        .people
+        .submit_experiment(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(repeated, first, "the same request gets the same answer");
+    let again = bench.submit(PRE).await.unwrap();
+    assert!(!again.runs[0].new, "the same file changes nothing");
+
+    let wider = bench
+        .submit(&format!("seeds = [0, 1]\n{PRE}"))
+        .await
+        .unwrap();
+    let new: Vec<bool> = wider.runs.iter().map(|r| r.new).collect();
+    assert_eq!(
+        new,
+        [false, true],
+        "a further seed queues only what is missing"
+    );
+
+    let other = bench
+        .submit(&PRE.replace("\"pre\"", "\"other\""))
+        .await
+        .unwrap();
+    assert_eq!(other.runs[0].run, "other/scratch-none-b4-s0");
+    assert!(!other.runs[0].new, "experiments share runs");
+    assert_eq!(
+        bench.runs("other").await[0].run_id,
+        bench.runs("pre").await[0].run_id
+    );
+    assert_eq!(bench.count("select count(*) from imprint.run").await, 2);
+    let experiments = bench
+        .people
+        .list_experiments(pb::ListExperimentsRequest {})
+        .await
+        .unwrap();
+    let experiments = experiments.into_inner().experiments;
+    let names: Vec<&str> = experiments.iter().map(|e| e.name.as_str()).collect();
+    assert_eq!(names, ["pre", "other"]);
+    assert_eq!(experiments[0].runs_by_state["queued"], 2);
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_plan_is_stored_for_queries() {
+    let mut bench = bench(None).await;
+    let toml = PRE.replace("[\"none\"]", "[\"paraphrase\"]") + "\n[probing]\nswap = true\n";
+    let answer = bench.submit(&toml).await.unwrap();
+    assert!(answer.runs[0].max_injected_share > 0.5, "{answer:?}");
+    let n_probes = i64::from(answer.runs[0].n_probes);
+    assert_eq!(
+        bench.count("select count(*) from imprint.probe").await,
+        n_probes
+    );
+    let swaps = "select count(*) from imprint.probe where swap_fact is not null";
+    assert!(bench.count(swaps).await > 0);
+    assert_eq!(
+        bench.count("select count(*) from imprint.injection").await,
+        4 * 2
+    );
+    let second = "select count(*) from imprint.injection
+                  where exposure = 2 and step = 5 and paraphrase = 0";
+    assert_eq!(bench.count(second).await, 4);
+    let held_out = "select count(*) from imprint.run_fact f join imprint.run_arm a
+                    using (run_id, arm) where a.name = 'held_out'";
+    assert_eq!(bench.count(held_out).await, 2);
+    // Its partition is there.
+    let reading = "insert into imprint.step_reading values (1, 0, 0, 1, '{}', '{}', '{}')";
+    sqlx::query(reading)
+        .execute(bench.db.store.pool())
+        .await
+        .unwrap();
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_stores_nothing() {
+    let mut bench = bench(None).await;
+    let mut request = bench.request(PRE);
+    request.dry_run = true;
+    let answer = bench
+        .people
+        .submit_experiment(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(answer.runs[0].new);
+    for sql in [
+        "select count(*) from imprint.experiment",
+        "select count(*) from imprint.run",
+        "select count(*) from imprint.submission",
+        "select count(*) from imprint.probe_set",
+    ] {
+        assert_eq!(bench.count(sql).await, 0, "{sql}");
+    }
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_in_one_line_and_stores_nothing() {
+    let mut bench = bench(None).await;
+    let dir = bench.dir.path().display().to_string();
+    for (from, to, want) in [
+        (
+            "steps = 20",
+            "steps = 0",
+            "experiment.toml: `training.steps`: must be 1 at least",
+        ),
+        ("facts.json", "nothing.json", "cannot read DIR/nothing.json"),
+        (
+            "steps = 20",
+            "steps = 5000",
+            "the corpus is shorter than the run",
+        ),
+        (
+            "[\"none\"]",
+            "[\"paper\"]",
+            "scenario `paper` needs the 130-item layout",
+        ),
+        (
+            "seq_len = 64",
+            "seq_len = 64\neos = \"<eos>\"",
+            "`<eos>` is not a token of",
+        ),
+    ] {
+        assert!(PRE.contains(from));
+        let said = bench.refused(&PRE.replacen(from, to, 1)).await;
+        assert!(said.contains(&want.replace("DIR", &dir)), "{said}");
+        assert!(!said.contains('\n'), "{said}");
+    }
+    let crowded = PRE
+        .replace("[\"none\"]", "[\"duplication\"]")
+        .replace("batch_sizes = [4]", "batch_sizes = [1]");
+    let said = bench.refused(&crowded).await;
+    assert!(
+        said.starts_with("run pre/scratch-duplication-b1-s0: step 0 injects 4 texts"),
+        "{said}"
+    );
+
+    let said = bench.refused(&child()).await;
+    assert_eq!(
+        said,
+        format!(
+            "checkpoint `ten`: there is no run `{PRE_RUN}`; \
+                 submit the experiment that makes it first"
+        )
+    );
+    let mut relative = bench.request(PRE);
+    relative.base_dir = "here".to_owned();
+    let status = bench.people.submit_experiment(relative).await.unwrap_err();
+    assert_eq!(
+        status.message(),
+        "base_dir: `here` is not an absolute directory"
+    );
+    assert_eq!(
+        bench.count("select count(*) from imprint.experiment").await,
+        0
+    );
+
+    bench.submit(PRE).await.unwrap();
+    let said = bench
+        .refused(&PRE.replace("steps = 20", "steps = 21"))
+        .await;
+    assert!(
+        said.contains("is there already with another configuration"),
+        "{said}"
+    );
+    let status = bench.begin(77).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "there is no run 77")
+    );
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_child_starts_from_a_state_that_its_parent_keeps() {
+    let mut bench = bench(None).await;
+    bench.submit(&PRE.replace("keep = [10]", "")).await.unwrap();
+    let said = bench.refused(&child()).await;
+    assert_eq!(
+        said,
+        format!(
+            "checkpoint `ten`: run `{PRE_RUN}` does not keep its state at step 10; add 10 to \
+             `saving.keep` in its experiment file and submit that again first"
+        )
+    );
+    // Not begun yet, so it can still be told to keep more.
+    assert!(!bench.submit(PRE).await.unwrap().runs[0].new);
+    bench.submit(&child()).await.unwrap();
+    let parent = bench.runs("pre").await[0].run_id;
+    let waiting = bench
+        .wait_for("child", "the child waits", |run| !run.reason.is_empty())
+        .await;
+    assert_eq!(waiting.reason, format!("waits for step 10 of {PRE_RUN}"));
+    assert_eq!(
+        bench.begin(waiting.run_id).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+
+    let attempt = bench.begin(parent).await.unwrap().attempt;
+    bench.record(parent, attempt, 10).await.unwrap();
+    let waiting = bench
+        .wait_for("child", "the child waits for a slot", |run| {
+            run.reason.contains("slot")
+        })
+        .await;
+    assert_eq!(waiting.reason, "waits for a free slot (0 of 0 busy)");
+    let begun = bench.begin(waiting.run_id).await.unwrap();
+    assert_eq!(begun.parent.unwrap().path, "attempts/1/state-10");
+
+    let said = bench.refused(&PRE.replace("[10]", "[10, 15]")).await;
+    assert!(
+        said.contains("has begun without keeping its state at step 15"),
+        "{said}"
+    );
+    let said = bench
+        .refused(&child().replace("step = 10", "step = 15"))
+        .await;
+    assert!(said.contains("it keeps steps 10, 20"), "{said}");
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn the_attempt_is_the_fence() {
+    let mut bench = bench(None).await;
+    bench.submit(PRE).await.unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    let first = bench.begin(run_id).await.unwrap();
+    assert_eq!(first.attempt, 1);
+    let spec: imprint_core::RunSpec = serde_json::from_str(&first.spec_json).unwrap();
+    assert_eq!(spec.label, PRE_RUN);
+    let answer = bench.submit(PRE).await.unwrap();
+    assert_eq!(
+        spec.identity.hash().0,
+        answer.runs[0].hash,
+        "the database changes no number"
+    );
+    let runs_dir = bench.dir.path().join("data/runs").canonicalize().unwrap();
+    assert_eq!(
+        PathBuf::from(first.run_dir),
+        runs_dir.join(run_id.to_string())
+    );
+
+    assert!(!bench.heartbeat(run_id, 1, 7).await.unwrap());
+    let run = bench.runs("pre").await.swap_remove(0);
+    assert_eq!(
+        (run.state(), run.step, run.attempts),
+        (RunState::Running, 7, 1)
+    );
+    assert_eq!(
+        (run.steps_per_second, run.undelivered_since_step),
+        (2.5, Some(1))
+    );
+    bench.deliver(run_id, 7, 7).await;
+    assert_eq!(bench.record(run_id, 1, 5).await.unwrap(), [0; 0]);
+    // 10 and the last are kept; of the others the two newest, and 5, from where all is durable.
+    assert_eq!(bench.record(run_id, 1, 10).await.unwrap(), [0; 0]);
+    assert_eq!(bench.record(run_id, 1, 12).await.unwrap(), [0; 0]);
+    assert_eq!(bench.record(run_id, 1, 15).await.unwrap(), [0; 0]);
+    assert_eq!(bench.record(run_id, 1, 17).await.unwrap(), [12]);
+    bench.deliver(run_id, 16, 16).await;
+    assert_eq!(bench.record(run_id, 1, 18).await.unwrap(), [5]);
+
+    let second = bench.begin(run_id).await.unwrap();
+    assert_eq!(
+        (second.attempt, second.next_reading, second.next_update),
+        (2, 16, 16)
+    );
+    let states: Vec<u32> = second.states.iter().map(|s| s.step).collect();
+    assert_eq!(states, [18, 17, 15, 10]);
+    for status in [
+        bench.heartbeat(run_id, 1, 8).await.unwrap_err(),
+        bench.record(run_id, 1, 19).await.unwrap_err(),
+        bench
+            .end(run_id, 1, pb::AttemptOutcome::Finished, "")
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(status.code(), Code::Aborted, "{status}");
+    }
+    bench.heartbeat(run_id, 2, 8).await.unwrap();
+    bench
+        .end(run_id, 2, pb::AttemptOutcome::Stopped, "asked to stop")
+        .await
+        .unwrap();
+    assert_eq!(bench.runs("pre").await[0].state(), RunState::Queued);
+    bench.begin(run_id).await.unwrap();
+    bench
+        .end(
+            run_id,
+            3,
+            pb::AttemptOutcome::Failed,
+            "the loss is NaN at step 9",
+        )
+        .await
+        .unwrap();
+    let run = bench.wait_for_state("pre", RunState::Failed).await;
+    assert_eq!(
+        (run.reason.as_str(), run.attempts),
+        ("the loss is NaN at step 9", 3)
+    );
+    assert_eq!(
+        bench.begin(run_id).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_finished_run_is_complete_once_all_is_durable() {
+    let mut bench = bench(None).await;
+    bench.submit(PRE).await.unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    let request = pb::WatchExperimentRequest {
+        name: "pre".to_owned(),
+    };
+    let mut watched = bench
+        .people
+        .watch_experiment(request)
+        .await
+        .unwrap()
+        .into_inner();
+    bench.begin(run_id).await.unwrap();
+    bench.deliver(run_id, 19, 20).await;
+    bench
+        .end(run_id, 1, pb::AttemptOutcome::Finished, "")
+        .await
+        .unwrap();
+    // Its answer may have been lost.
+    bench
+        .end(run_id, 1, pb::AttemptOutcome::Finished, "")
+        .await
+        .unwrap();
+    let run = bench
+        .wait_for("pre", "it says what is missing", |r| !r.reason.is_empty())
+        .await;
+    assert_eq!(run.state(), RunState::Delivering);
+    assert_eq!(
+        (run.reason.as_str(), run.step),
+        ("undelivered since step 19", 20)
+    );
+    bench.deliver(run_id, 21, 20).await;
+    let run = bench.wait_for_state("pre", RunState::Complete).await;
+    assert_eq!((run.readings_expected, run.readings_stored), (21, 21));
+
+    let mut last = None;
+    while let Some(message) = watched.message().await.unwrap() {
+        assert_ne!(Some(&message), last.as_ref(), "only changes are sent");
+        last = Some(message);
+    }
+    let last = last.unwrap().experiment.unwrap();
+    assert_eq!(last.runs, [run], "the stream ends with the last run");
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn cancelling_ends_only_what_nobody_else_wants() {
+    let mut bench = bench(None).await;
+    bench.submit(PRE).await.unwrap();
+    bench
+        .submit(&PRE.replace("\"pre\"", "\"other\""))
+        .await
+        .unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    assert_eq!(
+        bench.cancel("pre").await,
+        [""; 0],
+        "the other experiment wants it"
+    );
+    bench.begin(run_id).await.unwrap();
+    assert_eq!(bench.cancel("other").await, ["other/scratch-none-b4-s0"]);
+    assert!(
+        bench.heartbeat(run_id, 1, 3).await.unwrap(),
+        "the trainer is asked to stop"
+    );
+    bench
+        .end(run_id, 1, pb::AttemptOutcome::Stopped, "")
+        .await
+        .unwrap();
+    bench.wait_for_state("pre", RunState::Cancelled).await;
+    assert!(!bench.submit(PRE).await.unwrap().runs[0].new);
+    assert_eq!(
+        bench.runs("pre").await[0].state(),
+        RunState::Cancelled,
+        "only retry restarts"
+    );
+    assert_eq!(bench.retry("pre").await, [PRE_RUN]);
+    assert_eq!(bench.runs("pre").await[0].state(), RunState::Queued);
+    assert_eq!(bench.cancel("pre").await, [PRE_RUN]);
+    bench.wait_for_state("pre", RunState::Cancelled).await;
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_trainer_that_keeps_failing_fails_its_run_with_its_last_words() {
+    let mut bench = bench(Some("echo starting; echo 'no such device' >&2; exit 1")).await;
+    bench.submit(PRE).await.unwrap();
+    let run = bench.wait_for_state("pre", RunState::Failed).await;
+    assert_eq!(
+        run.reason,
+        "3 attempts in a row got no further; in the last the trainer ended with exit code 1: \
+         no such device"
+    );
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn shutting_down_stops_trainers_and_ends_watching() {
+    let script = "trap 'echo $1 > \"$0.stopped\"; exit 0' TERM; echo > \"$0.ready\"; \
+                  while :; do sleep 0.01; done";
+    let mut bench = bench(Some(script)).await;
+    bench.submit(PRE).await.unwrap();
+    let (ready, stopped) = (
+        bench.dir.path().join("trainer.ready"),
+        bench.dir.path().join("trainer.stopped"),
+    );
+    wait_until(LIMIT, "the trainer runs", || async { ready.exists() }).await;
+    let request = pb::WatchExperimentRequest {
+        name: "pre".to_owned(),
+    };
+    let mut watched = bench
+        .people
+        .watch_experiment(request)
+        .await
+        .unwrap()
+        .into_inner();
+    watched.message().await.unwrap();
+    let Bench {
+        db: _db,
+        dir: _dir,
+        stop,
+        serving,
+        ..
+    } = bench;
+    stop.send(()).unwrap();
+    let status = loop {
+        match watched.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ended as if all runs had"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.message(), "the orchestrator is shutting down");
+    tokio::time::timeout(LIMIT, serving)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(std::fs::read_to_string(stopped).unwrap(), "run\n");
+}
+
+#[tokio::test]
+async fn without_a_database_calls_say_so_and_the_orchestrator_goes_on() {
+    let mut bench = bench(None).await;
+    bench.submit(PRE).await.unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    bench.begin(run_id).await.unwrap();
+    bench.db.kill_postmaster();
+    let status = bench.heartbeat(run_id, 1, 3).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(
+        status
+            .message()
+            .starts_with("the database cannot be reached: "),
+        "{status}"
+    );
+    let status = bench.submit(PRE).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    bench.db.restart().await;
+    wait_until(LIMIT, "the attempt goes on", || async {
+        bench.heartbeat(run_id, 1, 4).await.is_ok()
+    })
+    .await;
+    assert_eq!(bench.cancel("pre").await, [PRE_RUN]);
+    assert!(bench.heartbeat(run_id, 1, 5).await.unwrap());
+    bench.shut_down().await;
+}

@@ -312,9 +312,12 @@ begin
             -- One creator at a time; the others find the table there.
             perform pg_advisory_xact_lock(hashtext('imprint.ensure_partitions'));
             if to_regclass('imprint.' || part) is null then
+                -- Attaching, unlike creating as a partition, does not wait for the table's users.
                 execute format(
-                    'create table imprint.%I partition of imprint.%I for values from (%s) to (%s)',
-                    part, parent, first, first + 128);
+                    'create table imprint.%I (like imprint.%I including all)', part, parent);
+                execute format(
+                    'alter table imprint.%I attach partition imprint.%I for values from (%s) to (%s)',
+                    parent, part, first, first + 128);
                 if parent = 'step_reading' then
                     -- Arrays of noise do not compress: keep them out of line and as they are.
                     execute format(
@@ -361,6 +364,33 @@ comment on column imprint.reading.target_mean_nats is 'ℓ over the target span:
 comment on column imprint.reading.first_mean_nats is 'ℓ of the first target token.';
 comment on column imprint.reading.full_mean_nats is 'ℓ over every token of the probe but the first.';
 comment on column imprint.reading.attempt is 'The attempt that measured it.';
+
+create function imprint.probe_curve(of_run int4, of_probe int4)
+returns table (reading int4, step int4,
+    first_sum_nats float4, target_sum_nats float4, full_sum_nats float4)
+language sql stable as $$
+    select v.reading, r.reading_steps[v.reading + 1],
+        v.first_sum_nats, v.target_sum_nats, v.full_sum_nats
+    from imprint.run r
+    cross join lateral (
+        -- Whole chunks, then what came after the last of them.
+        select (64 * c.chunk + u.position - 1)::int4,
+            u.first_sum_nats, u.target_sum_nats, u.full_sum_nats
+        from imprint.probe_chunk c
+        cross join lateral unnest(c.first_sum_nats, c.target_sum_nats, c.full_sum_nats)
+            with ordinality as u(first_sum_nats, target_sum_nats, full_sum_nats, position)
+        where c.run_id = of_run and c.probe = of_probe
+        union all
+        select s.reading, s.first_sum_nats[of_probe + 1], s.target_sum_nats[of_probe + 1],
+            s.full_sum_nats[of_probe + 1]
+        from imprint.step_reading s
+        where s.run_id = of_run and s.reading >= 64 * coalesce(
+            (select next_chunk from imprint.chunk_head h where h.run_id = of_run), 0)
+    ) as v(reading, first_sum_nats, target_sum_nats, full_sum_nats)
+    where r.run_id = of_run
+    order by v.reading
+$$;
+comment on function imprint.probe_curve is 'All readings of one probe, sums in nats; much quicker than imprint.reading for one probe of a long run.';
 
 create view imprint.mean_curve as
 select m.run_id, e.label as run, a.name as arm,

@@ -38,6 +38,11 @@ pub enum Error {
     Corrupt { what: String, problem: String },
     #[error("there is no {what}")]
     NotFound { what: String },
+    #[error("{field}: {problem}")]
+    Invalid {
+        field: &'static str,
+        problem: String,
+    },
     /// Another attempt took the run over, or this one was ended.
     #[error("attempt {attempt} of run {run} is not its current one")]
     StaleAttempt { run: i32, attempt: u32 },

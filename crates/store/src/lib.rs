@@ -6,7 +6,10 @@
 
 pub mod embedded;
 mod error;
+pub mod ingest;
+pub mod results;
 pub mod runs;
+pub mod verify;
 
 use std::time::Duration;
 
@@ -37,7 +40,10 @@ impl Store {
     /// When the URL cannot be read or nothing answers there.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let options: PgConnectOptions = url.parse().map_err(|source| Error::Url { source })?;
-        let options = options.application_name("imprint");
+        // Else a role named like our schema would look for the table of migrations in it.
+        let options = options
+            .application_name("imprint")
+            .options([("search_path", "public")]);
         // The pool would wait for a server that may be coming up; say at once what is wrong.
         let tried = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
         let address = address(&options);
@@ -69,9 +75,13 @@ impl Store {
             .pool
             .acquire()
             .await
-            .map_err(Error::doing("connect to bring the database schema up to date"))?
+            .map_err(Error::doing(
+                "connect to bring the database schema up to date",
+            ))?
             .detach();
-        let migrated = sqlx::migrate!("../../migrations").run(&mut connection).await;
+        let migrated = sqlx::migrate!("../../migrations")
+            .run(&mut connection)
+            .await;
         drop(connection.close().await);
         migrated.map_err(|source| Error::Migrate { source })
     }

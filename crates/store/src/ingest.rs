@@ -1,0 +1,365 @@
+//! Readings and update statistics on their way into the database.
+//!
+//! The attempt number is the fence: a [`Writer`] belongs to one attempt of one run, and whatever it
+//! writes is checked against the attempt that opened the run's stream last, under the lock of the
+//! run's row in `ingest_head`.
+//!
+//! Tables are always touched in the same order (head, readings, updates, means, chunks), so that
+//! writers of different runs cannot wait for each other in a circle.
+
+mod chunk;
+mod layout;
+
+use imprint_core::{StepReadings, UpdateStats};
+use sqlx::{PgConnection, QueryBuilder};
+
+use self::layout::Layout;
+use crate::{Error, Store};
+
+/// Readings that one row of `probe_chunk` holds.
+const CHUNK_READINGS: u32 = 64;
+
+/// Where a run's stream stands: everything below is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursors {
+    /// Index of the next reading.
+    pub next_reading: u32,
+    /// Step of the next update.
+    pub next_update: u32,
+}
+
+/// What a trainer sends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    Reading(StepReadings),
+    Update(UpdateStats),
+}
+
+/// Why a message was not taken, for good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("reading {got} leaves a gap: reading {expected} is expected")]
+    ReadingGap { expected: u32, got: u32 },
+    #[error("update {got} leaves a gap: update {expected} is expected")]
+    UpdateGap { expected: u32, got: u32 },
+    #[error("{field}: {problem}")]
+    Invalid {
+        field: &'static str,
+        problem: String,
+    },
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Where the stream stands after the commit.
+    pub cursors: Cursors,
+    /// Why the batch was taken only up to a message; what comes before that one is committed.
+    pub refused: Option<Refusal>,
+}
+
+/// The only way to write a run's readings: one attempt's stream.
+#[derive(Debug)]
+pub struct Writer {
+    store: Store,
+    run_id: i32,
+    attempt: i32,
+    layout: Layout,
+}
+
+impl Writer {
+    /// The stream of a run's current attempt, which goes on from θ at `resume_step`.
+    ///
+    /// The first time that an attempt opens, everything at or above `resume_step` is superseded and
+    /// the cursors go back there; a cursor that is below stays, and the attempt replays from it.
+    /// Opening again (after a lost connection) changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown run and [`Error::StaleAttempt`] where another attempt is
+    /// the current one, or none is; [`Error::Invalid`] for a step that the run does not have.
+    pub async fn open(
+        store: &Store,
+        run_id: i32,
+        attempt: u32,
+        resume_step: u32,
+        machine: &str,
+    ) -> Result<(Self, Cursors), Error> {
+        let layout = Layout::load(store, run_id).await?;
+        layout.check_resume_step(resume_step)?;
+        let stale = Error::StaleAttempt {
+            run: run_id,
+            attempt,
+        };
+        let Ok(number) = i32::try_from(attempt) else {
+            return Err(stale);
+        };
+        sqlx::query("select imprint.ensure_partitions($1)")
+            .bind(run_id)
+            .execute(store.pool())
+            .await
+            .map_err(Error::doing("make room for a run's readings"))?;
+        let doing = || Error::doing(format!("open the stream of run {run_id}"));
+        let mut tx = store.pool().begin().await.map_err(doing())?;
+        // Shared with nobody who would end the attempt: its successor is told the cursors either
+        // before this changes them, and then this is stale, or after.
+        let is_current: Option<bool> = sqlx::query_scalar(
+            "select ended_at is null from imprint.attempt where run_id = $1 and attempt = $2
+             for share",
+        )
+        .bind(run_id)
+        .bind(number)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(doing())?;
+        let current: Option<i32> =
+            sqlx::query_scalar("select max(attempt) from imprint.attempt where run_id = $1")
+                .bind(run_id)
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(doing())?;
+        if is_current != Some(true) || current != Some(number) {
+            return Err(stale);
+        }
+        let writer = Self {
+            store: store.clone(),
+            run_id,
+            attempt: number,
+            layout,
+        };
+        let cursors = writer
+            .claim(&mut tx, resume_step, machine)
+            .await
+            .map_err(doing())?;
+        tx.commit().await.map_err(doing())?;
+        Ok((writer, cursors))
+    }
+
+    async fn claim(
+        &self,
+        db: &mut PgConnection,
+        resume_step: u32,
+        machine: &str,
+    ) -> Result<Cursors, sqlx::Error> {
+        let run_id = self.run_id;
+        // Attempts count from 1: 0 has the stream that nobody opened yet.
+        sqlx::query(
+            "insert into imprint.ingest_head (run_id, attempt, next_reading, next_update)
+             values ($1, 0, 0, 0) on conflict do nothing",
+        )
+        .bind(run_id)
+        .execute(&mut *db)
+        .await?;
+        let (opened_by, stored) = self.lock_head(db).await?;
+        if opened_by == self.attempt {
+            return Ok(stored);
+        }
+        let first_reading = self.layout.first_reading_from(resume_step);
+        let cursors = Cursors {
+            next_reading: stored.next_reading.min(first_reading),
+            next_update: stored.next_update.min(resume_step),
+        };
+        for (statement, from) in [
+            (
+                "with gone as (
+                     delete from imprint.step_reading where run_id = $1 and reading >= $2 returning *
+                 )
+                 insert into imprint.superseded_reading (run_id, reading, step, attempt,
+                     first_sum_nats, target_sum_nats, full_sum_nats, stored_at, superseded_by)
+                 select run_id, reading, step, attempt,
+                     first_sum_nats, target_sum_nats, full_sum_nats, stored_at, $3 from gone",
+                cursors.next_reading,
+            ),
+            (
+                "with gone as (
+                     delete from imprint.update_stats where run_id = $1 and step >= $2 returning *
+                 )
+                 insert into imprint.superseded_update (run_id, step, attempt, loss_nats,
+                     learning_rate, grad_norm, update_norm, n_tokens, n_injected_tokens,
+                     duration_ms, superseded_by)
+                 select run_id, step, attempt, loss_nats, learning_rate, grad_norm, update_norm,
+                     n_tokens, n_injected_tokens, duration_ms, $3 from gone",
+                cursors.next_update,
+            ),
+        ] {
+            sqlx::query(statement)
+                .bind(run_id)
+                .bind(from as i32)
+                .bind(self.attempt)
+                .execute(&mut *db)
+                .await?;
+        }
+        sqlx::query("delete from imprint.step_mean where run_id = $1 and reading >= $2")
+            .bind(run_id)
+            .bind(cursors.next_reading as i32)
+            .execute(&mut *db)
+            .await?;
+        chunk::cut(db, run_id, cursors.next_reading).await?;
+        sqlx::query(
+            "insert into imprint.segment
+                 (run_id, attempt, first_step, first_reading, machine, same_machine)
+             values ($1, $2, $3, $4, $5, coalesce(
+                 (select machine = $5 from imprint.segment
+                  where run_id = $1 order by attempt desc limit 1), true))",
+        )
+        .bind(run_id)
+        .bind(self.attempt)
+        .bind(resume_step as i32)
+        .bind(first_reading as i32)
+        .bind(machine)
+        .execute(&mut *db)
+        .await?;
+        self.move_head(db, cursors).await?;
+        Ok(cursors)
+    }
+
+    /// Stores a batch, in order, in one transaction; what is stored already is passed over.
+    ///
+    /// When this returns, everything below the cursors is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::StaleAttempt`] when another attempt has opened the stream since.
+    pub async fn append(&self, batch: &[Message]) -> Result<Appended, Error> {
+        let doing = || Error::doing(format!("store readings of run {}", self.run_id));
+        let mut tx = self.store.pool().begin().await.map_err(doing())?;
+        let (opened_by, stored) = self.lock_head(&mut tx).await.map_err(doing())?;
+        if opened_by != self.attempt {
+            return Err(Error::StaleAttempt {
+                run: self.run_id,
+                attempt: self.attempt as u32,
+            });
+        }
+        let taken = self.take(batch, stored);
+        if taken.cursors != stored {
+            self.write(&mut tx, &taken).await.map_err(doing())?;
+            if stored.next_reading / CHUNK_READINGS < taken.cursors.next_reading / CHUNK_READINGS {
+                chunk::make(&mut tx, self.run_id, taken.cursors.next_reading)
+                    .await
+                    .map_err(doing())?;
+            }
+            self.move_head(&mut tx, taken.cursors)
+                .await
+                .map_err(doing())?;
+            tx.commit().await.map_err(doing())?;
+        }
+        Ok(Appended {
+            cursors: taken.cursors,
+            refused: taken.refused,
+        })
+    }
+
+    /// The messages of a batch that are new, up to the first that cannot be taken.
+    fn take<'a>(&self, batch: &'a [Message], mut cursors: Cursors) -> Taken<'a> {
+        let (mut readings, mut updates, mut refused) = (Vec::new(), Vec::new(), None);
+        for message in batch {
+            let checked = match message {
+                Message::Reading(r) if r.index < cursors.next_reading => Ok(()),
+                Message::Update(u) if u.step < cursors.next_update => Ok(()),
+                Message::Reading(r) => self
+                    .layout
+                    .check_reading(r, cursors.next_reading, self.attempt)
+                    .map(|()| {
+                        readings.push(r);
+                        cursors.next_reading += 1;
+                    }),
+                Message::Update(u) => self
+                    .layout
+                    .check_update(u, cursors.next_update, self.attempt)
+                    .map(|()| {
+                        updates.push(u);
+                        cursors.next_update += 1;
+                    }),
+            };
+            if let Err(refusal) = checked {
+                refused = Some(refusal);
+                break;
+            }
+        }
+        Taken {
+            readings,
+            updates,
+            cursors,
+            refused,
+        }
+    }
+
+    async fn write(&self, db: &mut PgConnection, taken: &Taken<'_>) -> Result<(), sqlx::Error> {
+        if !taken.readings.is_empty() {
+            QueryBuilder::new(
+                "insert into imprint.step_reading (run_id, reading, step, attempt,
+                     first_sum_nats, target_sum_nats, full_sum_nats) ",
+            )
+            .push_values(&taken.readings, |mut row, r| {
+                row.push_bind(self.run_id)
+                    .push_bind(r.index as i32)
+                    .push_bind(r.step as i32)
+                    .push_bind(r.measured_by as i32)
+                    .push_bind(r.first_sum_nats.as_slice())
+                    .push_bind(r.target_sum_nats.as_slice())
+                    .push_bind(r.full_sum_nats.as_slice());
+            })
+            .build()
+            .execute(&mut *db)
+            .await?;
+        }
+        if !taken.updates.is_empty() {
+            QueryBuilder::new(
+                "insert into imprint.update_stats (run_id, step, attempt, loss_nats, learning_rate,
+                     grad_norm, update_norm, n_tokens, n_injected_tokens, duration_ms) ",
+            )
+            .push_values(&taken.updates, |mut row, u| {
+                row.push_bind(self.run_id)
+                    .push_bind(u.step as i32)
+                    .push_bind(u.measured_by as i32)
+                    .push_bind(u.loss_nats)
+                    .push_bind(u.learning_rate)
+                    .push_bind(u.grad_norm)
+                    .push_bind(u.update_norm)
+                    .push_bind(u.n_tokens as i32)
+                    .push_bind(u.n_injected_tokens as i32)
+                    .push_bind(u.duration_ms);
+            })
+            .build()
+            .execute(&mut *db)
+            .await?;
+        }
+        self.layout
+            .insert_means(db, self.run_id, &taken.readings)
+            .await
+    }
+
+    async fn lock_head(&self, db: &mut PgConnection) -> Result<(i32, Cursors), sqlx::Error> {
+        let (attempt, next_reading, next_update): (i32, i32, i32) = sqlx::query_as(
+            "select attempt, next_reading, next_update from imprint.ingest_head
+             where run_id = $1 for update",
+        )
+        .bind(self.run_id)
+        .fetch_one(db)
+        .await?;
+        let cursors = Cursors {
+            next_reading: next_reading as u32,
+            next_update: next_update as u32,
+        };
+        Ok((attempt, cursors))
+    }
+
+    async fn move_head(&self, db: &mut PgConnection, to: Cursors) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "update imprint.ingest_head set attempt = $2, next_reading = $3, next_update = $4
+             where run_id = $1",
+        )
+        .bind(self.run_id)
+        .bind(self.attempt)
+        .bind(to.next_reading as i32)
+        .bind(to.next_update as i32)
+        .execute(db)
+        .await
+        .map(drop)
+    }
+}
+
+struct Taken<'a> {
+    readings: Vec<&'a StepReadings>,
+    updates: Vec<&'a UpdateStats>,
+    cursors: Cursors,
+    refused: Option<Refusal>,
+}

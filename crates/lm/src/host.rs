@@ -17,11 +17,71 @@ use std::ops::Range;
 /// Parallel parts of a sum: one AVX-512 vector.
 const LANES: usize = 16;
 
-/// Runs a kernel compiled for the widest vector unit that this processor has.
+/// Defines a function that is compiled for several vector units and picks the widest that this
+/// processor has.
 ///
-/// Kernels must be inlined into the closure, hence `inline(always)` on all of them.
-fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(kernel)
+/// Only what is inlined into it gains: everything it calls is `inline(always)`, and its loops are
+/// written out, since a closure handed to an iterator may stay a function of its own.
+macro_rules! vectorised {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $returned:ty)?
+        $body:block
+    ) => {
+        $(#[$attribute])*
+        $visibility fn $name($($argument: $type),*) $(-> $returned)? {
+            #[inline(always)]
+            fn portable($($argument: $type),*) $(-> $returned)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($argument: $type),*) $(-> $returned)? {
+                    portable($($argument),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($argument: $type),*) $(-> $returned)? {
+                    portable($($argument),*)
+                }
+                match VectorUnit::of_this_processor() {
+                    VectorUnit::Avx512 => {
+                        #[expect(unsafe_code, reason = "the processor was asked")]
+                        return unsafe { avx512($($argument),*) };
+                    }
+                    VectorUnit::Avx2 => {
+                        #[expect(unsafe_code, reason = "the processor was asked")]
+                        return unsafe { avx2($($argument),*) };
+                    }
+                    VectorUnit::Portable => {}
+                }
+            }
+            portable($($argument),*)
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+enum VectorUnit {
+    Avx512,
+    Avx2,
+    Portable,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl VectorUnit {
+    fn of_this_processor() -> Self {
+        let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let has_avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        match (has_avx2, has_avx512) {
+            (true, true) => Self::Avx512,
+            (true, false) => Self::Avx2,
+            (false, _) => Self::Portable,
+        }
+    }
 }
 
 /// e^x to about 1e-7 relative, never less than the smallest normal float; NaN stays NaN.
@@ -129,13 +189,13 @@ fn exp_and_sum(x: &mut [f32], shift: f32) -> f32 {
     total
 }
 
-/// LayerNorm without weight or bias, in place; returns 1/σ of each row.
-///
-/// # Shapes
-/// `x`: [N, D]; returns [N].
-pub(crate) fn layer_norm(x: &mut [f32], d: usize, eps: f32) -> Vec<f32> {
-    let mut rstd = vec![0.0; x.len() / d];
-    vectorised(|| {
+vectorised! {
+    /// LayerNorm without weight or bias, in place; returns 1/σ of each row.
+    ///
+    /// # Shapes
+    /// `x`: [N, D]; returns [N].
+    pub(crate) fn layer_norm(x: &mut [f32], d: usize, eps: f32) -> Vec<f32> {
+        let mut rstd = vec![0.0; x.len() / d];
         for (x, rstd) in x.chunks_exact_mut(d).zip(&mut rstd) {
             let mean = sum(x) / d as f32;
             for x in x.iter_mut() {
@@ -146,16 +206,16 @@ pub(crate) fn layer_norm(x: &mut [f32], d: usize, eps: f32) -> Vec<f32> {
                 *x *= *rstd;
             }
         }
-    });
-    rstd
+        rstd
+    }
 }
 
-/// Turns the gradient of LayerNorm's output into that of its input, in place.
-///
-/// # Shapes
-/// `y`, the output, and `gradient`: [N, D]; `rstd`: [N].
-pub(crate) fn layer_norm_backward(y: &[f32], rstd: &[f32], gradient: &mut [f32], d: usize) {
-    vectorised(|| {
+vectorised! {
+    /// Turns the gradient of LayerNorm's output into that of its input, in place.
+    ///
+    /// # Shapes
+    /// `y`, the output, and `gradient`: [N, D]; `rstd`: [N].
+    pub(crate) fn layer_norm_backward(y: &[f32], rstd: &[f32], gradient: &mut [f32], d: usize) {
         let rows = gradient.chunks_exact_mut(d).zip(y.chunks_exact(d));
         for ((gradient, y), rstd) in rows.zip(rstd) {
             let mean = sum(gradient) / d as f32;
@@ -164,7 +224,7 @@ pub(crate) fn layer_norm_backward(y: &[f32], rstd: &[f32], gradient: &mut [f32],
                 *gradient = (y.mul_add(-along, *gradient) - mean) * rstd;
             }
         }
-    });
+    }
 }
 
 #[inline(always)]
@@ -172,32 +232,30 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// silu(gate) · up.
-///
-/// # Shapes
-/// `gate_up`: [N, 2F]; returns [N, F].
-pub(crate) fn swiglu(gate_up: &[f32], ff: usize) -> Vec<f32> {
-    let mut out = vec![0.0; gate_up.len() / 2];
-    vectorised(|| {
+vectorised! {
+    /// silu(gate) · up.
+    ///
+    /// # Shapes
+    /// `gate_up`: [N, 2F]; returns [N, F].
+    pub(crate) fn swiglu(gate_up: &[f32], ff: usize) -> Vec<f32> {
+        let mut out = vec![0.0; gate_up.len() / 2];
         for (out, gate_up) in out.chunks_exact_mut(ff).zip(gate_up.chunks_exact(2 * ff)) {
             let (gate, up) = gate_up.split_at(ff);
             for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
                 *out = gate * sigmoid(gate) * up;
             }
         }
-    });
-    out
+        out
+    }
 }
 
-/// Turns `gate_up` into its gradient, in place, from the gradient of the output.
-///
-/// # Shapes
-/// `gate_up`: [N, 2F]; `gradient`: [N, F].
-pub(crate) fn swiglu_backward(gate_up: &mut [f32], gradient: &[f32], ff: usize) {
-    vectorised(|| {
-        let rows = gate_up
-            .chunks_exact_mut(2 * ff)
-            .zip(gradient.chunks_exact(ff));
+vectorised! {
+    /// Turns `gate_up` into its gradient, in place, from the gradient of the output.
+    ///
+    /// # Shapes
+    /// `gate_up`: [N, 2F]; `gradient`: [N, F].
+    pub(crate) fn swiglu_backward(gate_up: &mut [f32], gradient: &[f32], ff: usize) {
+        let rows = gate_up.chunks_exact_mut(2 * ff).zip(gradient.chunks_exact(ff));
         for (gate_up, gradient) in rows {
             let (gate, up) = gate_up.split_at_mut(ff);
             for ((gate, up), &gradient) in gate.iter_mut().zip(up).zip(gradient) {
@@ -208,42 +266,50 @@ pub(crate) fn swiglu_backward(gate_up: &mut [f32], gradient: &[f32], ff: usize) 
                 *up = gradient * silu;
             }
         }
-    });
+    }
 }
 
-/// Log-probabilities of the targets, in nats, ≤ 0.
-///
-/// # Shapes
-/// `logits`: [N, V], left as scratch; `targets`: [N]; returns [N].
-pub(crate) fn log_probs(logits: &mut [f32], targets: &[u32]) -> Vec<f32> {
-    let v = logits.len() / targets.len().max(1);
-    vectorised(|| {
+vectorised! {
+    /// Log-probabilities of the targets, in nats, ≤ 0.
+    ///
+    /// # Shapes
+    /// `logits`: [N, V], left as scratch; `targets`: [N]; returns [N].
+    pub(crate) fn log_probs(logits: &mut [f32], targets: &[u32]) -> Vec<f32> {
+        let v = logits.len() / targets.len().max(1);
+        let mut log_probs = vec![0.0; targets.len()];
         let rows = logits.chunks_exact_mut(v).zip(targets);
-        rows.map(|(logits, &target)| log_softmax_at(logits, target).0)
-            .collect()
-    })
+        for ((logits, &target), log_prob) in rows.zip(&mut log_probs) {
+            (*log_prob, _) = log_softmax_at(logits, target);
+        }
+        log_probs
+    }
 }
 
-/// Log-probabilities of the targets, and `scale` times the gradient of their negative sum in
-/// place of the logits.
-///
-/// # Shapes
-/// `logits`: [N, V]; `targets`: [N]; returns [N].
-pub(crate) fn log_probs_and_gradient(logits: &mut [f32], targets: &[u32], scale: f32) -> Vec<f32> {
-    let v = logits.len() / targets.len().max(1);
-    vectorised(|| {
+vectorised! {
+    /// Log-probabilities of the targets, and `scale` times the gradient of their negative sum in
+    /// place of the logits.
+    ///
+    /// # Shapes
+    /// `logits`: [N, V]; `targets`: [N]; returns [N].
+    pub(crate) fn log_probs_and_gradient(
+        logits: &mut [f32],
+        targets: &[u32],
+        scale: f32,
+    ) -> Vec<f32> {
+        let v = logits.len() / targets.len().max(1);
+        let mut log_probs = vec![0.0; targets.len()];
         let rows = logits.chunks_exact_mut(v).zip(targets);
-        rows.map(|(logits, &target)| {
-            let (log_prob, total) = log_softmax_at(logits, target);
+        for ((logits, &target), log_prob) in rows.zip(&mut log_probs) {
+            let total;
+            (*log_prob, total) = log_softmax_at(logits, target);
             let share = scale / total;
             for x in logits.iter_mut() {
                 *x *= share;
             }
             logits[target as usize] -= scale;
-            log_prob
-        })
-        .collect()
-    })
+        }
+        log_probs
+    }
 }
 
 /// The log-probability of one token; leaves e^(logit − max) in place, whose sum comes second.
@@ -262,19 +328,17 @@ fn log_softmax_at(logits: &mut [f32], target: u32) -> (f32, f32) {
 /// # Shapes
 /// `table`: [V, D]; `gradient`: [N, D].
 pub(crate) fn embedding_backward(table: &mut [f32], tokens: &[u32], gradient: &[f32], d: usize) {
-    vectorised(|| {
-        for (&token, gradient) in tokens.iter().zip(gradient.chunks_exact(d)) {
-            let row = &mut table[token as usize * d..][..d];
-            for (x, g) in row.iter_mut().zip(gradient) {
-                *x += g;
-            }
+    for (&token, gradient) in tokens.iter().zip(gradient.chunks_exact(d)) {
+        let row = &mut table[token as usize * d..][..d];
+        for (x, g) in row.iter_mut().zip(gradient) {
+            *x += g;
         }
-    });
+    }
 }
 
-/// Σ x² in float64.
-pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
-    vectorised(|| {
+vectorised! {
+    /// Σ x² in float64.
+    pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
         let (chunks, rest) = x.as_chunks::<LANES>();
         let mut lanes = [0.0_f64; LANES];
         for chunk in chunks {
@@ -283,9 +347,12 @@ pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
                 lanes[l] += x * x;
             }
         }
-        let rest: f64 = rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        lanes.iter().sum::<f64>() + rest
-    })
+        let mut total: f64 = lanes.iter().sum();
+        for &x in rest {
+            total += f64::from(x) * f64::from(x);
+        }
+        total
+    }
 }
 
 /// The numbers of one AdamW update, the same for every value of a parameter.
@@ -305,47 +372,47 @@ pub(crate) struct AdamWStep {
     pub(crate) step_size: f32,
 }
 
-/// One AdamW update in place; returns Σ (change)² in float64.
-pub(crate) fn adamw(
-    step: AdamWStep,
-    parameter: &mut [f32],
-    exp_avg: &mut [f32],
-    exp_avg_sq: &mut [f32],
-    gradient: &[f32],
-) -> f64 {
+impl AdamWStep {
+    /// Updates one value; returns its change.
     #[inline(always)]
-    fn one(step: AdamWStep, p: &mut f32, m: &mut f32, v: &mut f32, gradient: f32) -> f64 {
-        let before = *p;
-        let g = gradient * step.clip;
-        *m += step.one_minus_beta1 * (g - *m);
-        *v = *v * step.beta2 + step.one_minus_beta2 * g * g;
-        let denominator = v.sqrt() / step.correction2_sqrt + step.eps;
-        *p = before * step.keep - step.step_size * (*m / denominator);
-        let change = f64::from(*p - before);
-        change * change
+    fn apply(self, parameter: &mut f32, exp_avg: &mut f32, exp_avg_sq: &mut f32, g: f32) -> f64 {
+        let before = *parameter;
+        let g = g * self.clip;
+        *exp_avg += self.one_minus_beta1 * (g - *exp_avg);
+        *exp_avg_sq = *exp_avg_sq * self.beta2 + self.one_minus_beta2 * g * g;
+        let denominator = exp_avg_sq.sqrt() / self.correction2_sqrt + self.eps;
+        *parameter = before * self.keep - self.step_size * (*exp_avg / denominator);
+        f64::from(*parameter - before)
     }
-    vectorised(|| {
+}
+
+vectorised! {
+    /// One AdamW update in place; returns Σ (change)² in float64.
+    pub(crate) fn adamw(
+        step: AdamWStep,
+        parameter: &mut [f32],
+        exp_avg: &mut [f32],
+        exp_avg_sq: &mut [f32],
+        gradient: &[f32],
+    ) -> f64 {
         let (p_chunks, p_rest) = parameter.as_chunks_mut::<LANES>();
         let (m_chunks, m_rest) = exp_avg.as_chunks_mut::<LANES>();
         let (v_chunks, v_rest) = exp_avg_sq.as_chunks_mut::<LANES>();
         let (g_chunks, g_rest) = gradient.as_chunks::<LANES>();
         let mut lanes = [0.0_f64; LANES];
-        for (((p, m), v), g) in p_chunks
-            .iter_mut()
-            .zip(m_chunks)
-            .zip(v_chunks)
-            .zip(g_chunks)
-        {
+        for (((p, m), v), g) in p_chunks.iter_mut().zip(m_chunks).zip(v_chunks).zip(g_chunks) {
             for l in 0..LANES {
-                lanes[l] += one(step, &mut p[l], &mut m[l], &mut v[l], g[l]);
+                let change = step.apply(&mut p[l], &mut m[l], &mut v[l], g[l]);
+                lanes[l] += change * change;
             }
         }
         let mut total = lanes.iter().sum();
         for (((p, m), v), &g) in p_rest.iter_mut().zip(m_rest).zip(v_rest).zip(g_rest) {
-            total += one(step, p, m, v, g);
+            let change = step.apply(p, m, v, g);
+            total += change * change;
         }
         total
-    })
+    }
 }
 
 /// cos and sin of every position and every pair of features.
@@ -406,7 +473,7 @@ pub(crate) struct Attention<'a> {
 }
 
 /// Rows that [`product`] computes at a time.
-const ROWS: usize = 8;
+const ROWS: usize = 4;
 
 /// `c[r, 0..n] = Σ_k a[r, k] · b[k, 0..n]` for [`ROWS`] rows; `n` is a multiple of [`LANES`].
 ///
@@ -420,21 +487,26 @@ fn product(
     n: usize,
 ) {
     for from in (0..n).step_by(LANES) {
-        let mut sums = [[0.0_f32; LANES]; ROWS];
+        // One variable a row: as an array of arrays they would live in memory.
+        let [mut s0, mut s1, mut s2, mut s3] = [[0.0_f32; LANES]; ROWS];
         for k in k.clone() {
-            let b: &[f32; LANES] = b[k * b_row + from..][..LANES]
-                .try_into()
-                .expect("LANES long");
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let a = a[r * a_row + k * a_col];
-                for l in 0..LANES {
-                    sums[l] = a.mul_add(b[l], sums[l]);
-                }
-            }
+            let b: &[f32; LANES] = b[k * b_row + from..][..LANES].try_into().expect("LANES long");
+            let a = &a[k * a_col..];
+            add_product(&mut s0, a[0], b);
+            add_product(&mut s1, a[a_row], b);
+            add_product(&mut s2, a[2 * a_row], b);
+            add_product(&mut s3, a[3 * a_row], b);
         }
-        for (r, sums) in sums.iter().enumerate() {
+        for (r, sums) in [s0, s1, s2, s3].iter().enumerate() {
             c[r * c_row + from..][..LANES].copy_from_slice(sums);
         }
+    }
+}
+
+#[inline(always)]
+fn add_product(sums: &mut [f32; LANES], a: f32, b: &[f32; LANES]) {
+    for l in 0..LANES {
+        sums[l] = a.mul_add(b[l], sums[l]);
     }
 }
 
@@ -452,7 +524,7 @@ struct HeadScratch {
     p_tt: Vec<f32>,
 }
 
-impl<'a> Attention<'a> {
+impl Attention<'_> {
     fn d(&self) -> usize {
         self.n_heads * self.head_dim
     }
@@ -516,16 +588,9 @@ impl<'a> Attention<'a> {
         let mut log_sums = vec![0.0; n * self.n_heads];
         let mut scratch = self.scratch(ROWS);
         let sequences = qkv.chunks_exact(3 * d * t).zip(out.chunks_exact_mut(d * t));
-        vectorised(|| {
-            let mut log_sums = log_sums.chunks_exact_mut(t);
-            for (qkv, out) in sequences {
-                for h in 0..self.n_heads {
-                    let log_sums = log_sums.next().expect("one for each sequence and head");
-                    self.load(qkv, h, &mut scratch);
-                    self.head_forward(h, &mut scratch, out, log_sums);
-                }
-            }
-        });
+        for ((qkv, out), log_sums) in sequences.zip(log_sums.chunks_exact_mut(self.n_heads * t)) {
+            attention_forward(*self, &mut scratch, qkv, out, log_sums);
+        }
         (out, log_sums)
     }
 
@@ -598,30 +663,21 @@ impl<'a> Attention<'a> {
         let mut d_qkv = vec![0.0; qkv.len()];
         let mut scratch = self.scratch(t);
         let mut grads = HeadGradients::new(&scratch);
-        vectorised(|| {
-            let mut log_sums = log_sums.chunks_exact(t);
-            let sequences = qkv
-                .chunks_exact(3 * d * t)
-                .zip(out.chunks_exact(d * t))
-                .zip(gradient.chunks_exact(d * t))
-                .zip(d_qkv.chunks_exact_mut(3 * d * t));
-            for (((qkv, out), gradient), d_qkv) in sequences {
-                for h in 0..self.n_heads {
-                    let log_sums = log_sums.next().expect("one for each sequence and head");
-                    self.load(qkv, h, &mut scratch);
-                    let (c, c_pad, t_pad) = (self.head_dim, scratch.c_pad, scratch.t_pad);
-                    transpose(&scratch.v_tc, t, c, c_pad, &mut scratch.v_ct, t_pad);
-                    let rows = out.chunks_exact(d).zip(gradient.chunks_exact(d));
-                    for (i, (out, gradient)) in rows.enumerate() {
-                        let gradient = &gradient[h * c..][..c];
-                        grads.out_tc[i * c_pad..][..c].copy_from_slice(gradient);
-                        grads.along_out_t[i] = dot(gradient, &out[h * c..][..c]);
-                    }
-                    self.head_backward(&mut scratch, &mut grads, log_sums);
-                    self.store(&grads, c_pad, h, d_qkv);
-                }
-            }
-        });
+        let sequences = qkv
+            .chunks_exact(3 * d * t)
+            .zip(out.chunks_exact(d * t))
+            .zip(gradient.chunks_exact(d * t))
+            .zip(log_sums.chunks_exact(self.n_heads * t))
+            .zip(d_qkv.chunks_exact_mut(3 * d * t));
+        for ((((qkv, out), gradient), log_sums), d_qkv) in sequences {
+            let given = Given {
+                qkv,
+                out,
+                gradient,
+                log_sums,
+            };
+            attention_backward(*self, &mut scratch, &mut grads, given, d_qkv);
+        }
         d_qkv
     }
 
@@ -705,6 +761,58 @@ impl<'a> Attention<'a> {
             self.rotary
                 .rotate(t, -1.0, &grads.k_tc[place.clone()], 1.0, dk);
             row[v_at..][..c].copy_from_slice(&grads.v_tc[place]);
+        }
+    }
+}
+
+vectorised! {
+    /// [`Attention::forward`] of one sequence.
+    fn attention_forward(
+        attention: Attention<'_>,
+        scratch: &mut HeadScratch,
+        qkv: &[f32],
+        out: &mut [f32],
+        log_sums: &mut [f32],
+    ) {
+        for (h, log_sums) in log_sums.chunks_exact_mut(attention.seq_len).enumerate() {
+            attention.load(qkv, h, scratch);
+            attention.head_forward(h, scratch, out, log_sums);
+        }
+    }
+}
+
+/// What the way back through one sequence starts from.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    qkv: &'a [f32],
+    out: &'a [f32],
+    /// Of `out`.
+    gradient: &'a [f32],
+    log_sums: &'a [f32],
+}
+
+vectorised! {
+    /// [`Attention::backward`] of one sequence.
+    fn attention_backward(
+        attention: Attention<'_>,
+        scratch: &mut HeadScratch,
+        grads: &mut HeadGradients,
+        given: Given<'_>,
+        d_qkv: &mut [f32],
+    ) {
+        let (t, c, d) = (attention.seq_len, attention.head_dim, attention.d());
+        let (c_pad, t_pad) = (scratch.c_pad, scratch.t_pad);
+        for (h, log_sums) in given.log_sums.chunks_exact(t).enumerate() {
+            attention.load(given.qkv, h, scratch);
+            transpose(&scratch.v_tc, t, c, c_pad, &mut scratch.v_ct, t_pad);
+            let rows = given.out.chunks_exact(d).zip(given.gradient.chunks_exact(d));
+            for (i, (out, gradient)) in rows.enumerate() {
+                let gradient = &gradient[h * c..][..c];
+                grads.out_tc[i * c_pad..][..c].copy_from_slice(gradient);
+                grads.along_out_t[i] = dot(gradient, &out[h * c..][..c]);
+            }
+            attention.head_backward(scratch, grads, log_sums);
+            attention.store(grads, c_pad, h, d_qkv);
         }
     }
 }

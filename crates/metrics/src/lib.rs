@@ -1,1 +1,126 @@
+//! The metrics service: takes readings in, makes them durable, answers for them.
+//!
+//! It keeps nothing of its own: what a trainer may forget is what the database has committed.
 
+mod health;
+mod service;
+mod status;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use imprint_proto::pb::metrics_server::MetricsServer;
+use imprint_store::Store;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use self::service::Metrics;
+
+/// How long open streams may go on committing what they have received after a shutdown.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// What one stream may have sent and the database has not taken yet: a full batch of 16 readings of
+/// 2,500 probes. Beyond it the trainer waits in its spool, and nothing is lost.
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+
+/// The same over all streams of a connection; each trainer has a connection of its own.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Settings of the service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Port 0 takes a free one: use [`bind`] and [`serve_on`] to learn which.
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("describe the services for reflection")]
+    Reflection {
+        #[source]
+        source: tonic_reflection::server::Error,
+    },
+    #[error("serve metrics")]
+    Serve {
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// Serves until `shutdown`, then finishes what it has received, for ten seconds at most.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve(config: Config, store: Store, shutdown: CancellationToken) -> Result<(), Error> {
+    serve_on(bind(config.listen).await?, store, shutdown).await
+}
+
+/// A listening socket for [`serve_on`].
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen { address, source })
+}
+
+/// [`serve`] on a socket that listens already.
+///
+/// # Errors
+/// When the server cannot go on.
+pub async fn serve_on(
+    listener: TcpListener,
+    store: Store,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(imprint_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The protocol's file describes services that others offer.
+            .with_service_name(health::METRICS)
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let described = |source| Error::Reflection { source };
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let metrics = MetricsServer::new(Metrics::new(store.clone(), shutdown.clone()))
+        .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .add_service(metrics)
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(described)?)
+        .add_service(reflection().build_v1alpha().map_err(described)?)
+        .serve_with_incoming_shutdown(
+            TcpListenerStream::new(listener),
+            shutdown.clone().cancelled_owned(),
+        );
+    let drained = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    tokio::select! {
+        served = server => served.map_err(|source| Error::Serve { source }),
+        never = health::watch(&store, &reporter) => match never {},
+        () = drained => {
+            tracing::warn!("connections were still open {DRAIN_LIMIT:?} after the shutdown");
+            Ok(())
+        }
+    }
+}

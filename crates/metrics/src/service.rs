@@ -1,0 +1,244 @@
+//! The calls of `imprint.v1.Metrics`.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use imprint_core::{StepReadings, UpdateStats};
+use imprint_proto::pb;
+use imprint_proto::pb::ingest_request::Message as Request;
+use imprint_proto::pb::ingest_response::Message as Response;
+use imprint_store::Store;
+use imprint_store::ingest::{Appended, Message, Writer};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use crate::status;
+
+/// Messages that one transaction takes at most.
+const MAX_BATCH: usize = 16;
+
+/// Answers that wait for a slow client; then its messages wait too.
+const MAX_QUEUED_ANSWERS: usize = 4;
+
+/// A transaction takes milliseconds; one that takes this long will not end well.
+const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    store: Store,
+    shutdown: CancellationToken,
+}
+
+impl Metrics {
+    pub(crate) fn new(store: Store, shutdown: CancellationToken) -> Self {
+        Self { store, shutdown }
+    }
+}
+
+#[tonic::async_trait]
+impl pb::metrics_server::Metrics for Metrics {
+    type IngestStream = ReceiverStream<Result<pb::IngestResponse, Status>>;
+
+    async fn ingest(
+        &self,
+        request: tonic::Request<Streaming<pb::IngestRequest>>,
+    ) -> Result<tonic::Response<Self::IngestStream>, Status> {
+        let (answers, answered) = mpsc::channel(MAX_QUEUED_ANSWERS);
+        let stream = Stream {
+            messages: request.into_inner(),
+            answers,
+            store: self.store.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        // Not within this call: the client gets its headers before it sends the first message.
+        tokio::spawn(stream.run());
+        Ok(tonic::Response::new(ReceiverStream::new(answered)))
+    }
+
+    async fn verify_run(
+        &self,
+        request: tonic::Request<pb::VerifyRunRequest>,
+    ) -> Result<tonic::Response<pb::VerifyRunResponse>, Status> {
+        let v = imprint_store::verify::verify(&self.store, &request.into_inner().run)
+            .await
+            .map_err(|e| status::from_store(&e))?;
+        Ok(tonic::Response::new(pb::VerifyRunResponse {
+            run_id: v.run_id,
+            run: v.run,
+            state: v.state,
+            n_probes: v.n_probes,
+            readings_expected: v.readings_expected,
+            readings_stored: v.readings_stored,
+            readings_missing: v.readings_missing,
+            readings_damaged: v.readings_damaged,
+            updates_expected: v.updates_expected,
+            updates_stored: v.updates_stored,
+            updates_missing: v.updates_missing,
+            readings_superseded: v.readings_superseded,
+            attempts: v.attempts,
+        }))
+    }
+}
+
+/// One trainer's stream.
+struct Stream {
+    messages: Streaming<pb::IngestRequest>,
+    answers: mpsc::Sender<Result<pb::IngestResponse, Status>>,
+    store: Store,
+    shutdown: CancellationToken,
+}
+
+/// What was queued when the last commit ended.
+struct Batch {
+    messages: Vec<Message>,
+    /// How the stream ends after them, if it does.
+    end: Option<Result<(), Status>>,
+}
+
+impl Stream {
+    async fn run(mut self) {
+        if let Err(status) = self.take_in().await {
+            // Where nobody listens any more, nobody needs to know.
+            let _ = self.answers.send(Err(status)).await;
+        }
+    }
+
+    /// Commits whatever is queued, acknowledges it, and so on until the trainer is done.
+    ///
+    /// Nothing is read while a commit is under way: the queue is the window of the HTTP/2 stream,
+    /// and when that is full the trainer's messages wait in its spool.
+    async fn take_in(&mut self) -> Result<(), Status> {
+        let Some((writer, attempt)) = self.open().await? else {
+            return Ok(());
+        };
+        loop {
+            let batch = self.queued().await;
+            if !batch.messages.is_empty() {
+                let appended = within_limit(writer.append(&batch.messages)).await?;
+                self.acknowledge(attempt, &appended).await;
+                if let Some(refusal) = appended.refused {
+                    tracing::warn!(attempt, %refusal, "a trainer's message was refused");
+                    return Err(status::from_refusal(&refusal));
+                }
+            }
+            if let Some(end) = batch.end {
+                return end;
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<Option<(Writer, u32)>, Status> {
+        let first = tokio::select! {
+            message = self.messages.message() => message?,
+            () = self.shutdown.cancelled() => return Err(shutting_down()),
+        };
+        let Some(first) = first else {
+            return Ok(None);
+        };
+        let Some(Request::Open(open)) = first.message else {
+            return Err(status::invalid("message", "the first one must be `open`"));
+        };
+        let opened = Writer::open(
+            &self.store,
+            open.run_id,
+            open.attempt,
+            open.resume_step,
+            &open.machine,
+        );
+        let (writer, cursors) = within_limit(opened).await?;
+        tracing::info!(
+            run_id = open.run_id,
+            attempt = open.attempt,
+            resume_step = open.resume_step,
+            next_reading = cursors.next_reading,
+            "a trainer opened its stream"
+        );
+        self.answer(Response::Opened(pb::Opened {
+            next_reading: cursors.next_reading,
+            next_update: cursors.next_update,
+        }))
+        .await;
+        Ok(Some((writer, open.attempt)))
+    }
+
+    /// Waits for a message, then takes what else is there already.
+    async fn queued(&mut self) -> Batch {
+        let mut batch = Batch {
+            messages: Vec::new(),
+            end: None,
+        };
+        let mut next = tokio::select! {
+            biased;
+            message = self.messages.message() => message,
+            () = self.shutdown.cancelled() => Err(shutting_down()),
+        };
+        loop {
+            match next.and_then(|m| m.map(decode).transpose()) {
+                Ok(Some(message)) => batch.messages.push(message),
+                Ok(None) => batch.end = Some(Ok(())),
+                Err(status) => batch.end = Some(Err(status)),
+            }
+            if batch.end.is_some() || batch.messages.len() == MAX_BATCH {
+                return batch;
+            }
+            next = match self.messages.message().now_or_never() {
+                Some(queued) => queued,
+                None => return batch,
+            };
+        }
+    }
+
+    async fn acknowledge(&self, attempt: u32, appended: &Appended) {
+        self.answer(Response::Acknowledged(pb::Acknowledged {
+            attempt,
+            next_reading: appended.cursors.next_reading,
+            next_update: appended.cursors.next_update,
+        }))
+        .await;
+    }
+
+    /// A client that is gone is noticed when its messages end.
+    async fn answer(&self, message: Response) {
+        let message = Some(message);
+        let _ = self.answers.send(Ok(pb::IngestResponse { message })).await;
+    }
+}
+
+fn decode(request: pb::IngestRequest) -> Result<Message, Status> {
+    let decoded = match request.message {
+        Some(Request::Reading(r)) => StepReadings::try_from(r).map(Message::Reading),
+        Some(Request::Update(u)) => UpdateStats::try_from(u).map(Message::Update),
+        Some(Request::Open(_)) => {
+            return Err(status::invalid(
+                "message",
+                "`open` comes once, as the first",
+            ));
+        }
+        None => return Err(status::invalid("message", "it is empty")),
+    };
+    decoded.map_err(|error| match &error {
+        imprint_proto::Error::Invalid { field, problem } => status::invalid(field, problem),
+        other => Status::invalid_argument(other.to_string()),
+    })
+}
+
+async fn within_limit<T>(
+    work: impl Future<Output = Result<T, imprint_store::Error>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(COMMIT_LIMIT, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => {
+            if error.is_unavailable() {
+                tracing::warn!(error = status::chain(&error), "readings wait at a trainer");
+            }
+            Err(status::from_store(&error))
+        }
+        Err(_) => Err(status::unavailable("the database does not answer")),
+    }
+}
+
+fn shutting_down() -> Status {
+    status::unavailable("the service shuts down")
+}

@@ -1,1 +1,30 @@
-fn main() {}
+//! `imprint`: the services, their client, and everything in one for a laptop.
+
+mod arguments;
+mod client;
+mod commands;
+mod database;
+mod failure;
+mod place;
+mod progress;
+mod readings;
+mod system;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use arguments::Arguments;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match commands::run(arguments).await {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("imprint: {failure}");
+            failure.exit_code()
+        }
+    }
+}

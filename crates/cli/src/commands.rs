@@ -1,0 +1,68 @@
+//! One module a command.
+
+pub(crate) mod cancel;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod figure;
+pub(crate) mod list;
+mod machine;
+pub(crate) mod results;
+pub(crate) mod retry;
+pub(crate) mod serve;
+pub(crate) mod sql;
+pub(crate) mod status;
+pub(crate) mod submit;
+pub(crate) mod up;
+pub(crate) mod verify;
+pub(crate) mod watch;
+
+use std::io::IsTerminal as _;
+
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::{Failure, Outcome};
+use crate::place::Place;
+
+/// Runs the command that was typed.
+pub(crate) async fn run(Arguments { place, command }: Arguments) -> Outcome {
+    let services = matches!(command, Command::Up(_) | Command::Serve(_));
+    start_log(&place, if services { "info" } else { "warn" })?;
+    match command {
+        Command::Up(arguments) => up::run(&place, arguments).await,
+        Command::Serve(role) => serve::run(&place, role).await,
+        Command::Submit(arguments) => submit::run(&place, arguments).await,
+        Command::List(arguments) => list::run(&place, arguments).await,
+        Command::Status(arguments) => status::run(&place, arguments).await,
+        Command::Watch(arguments) => watch::run(&place, arguments).await,
+        Command::Cancel(arguments) => cancel::run(&place, arguments).await,
+        Command::Retry(arguments) => retry::run(&place, arguments).await,
+        Command::Results(arguments) => results::run(&place, arguments).await,
+        Command::Figure(arguments) => figure::run(&place, arguments).await,
+        Command::Verify(arguments) => verify::run(&place, arguments).await,
+        Command::Sql(arguments) => sql::run(&place, arguments).await,
+        Command::Doctor(arguments) => doctor::run(&place, arguments).await,
+        Command::Demo(arguments) => demo::run(&place, arguments).await,
+    }
+}
+
+/// Logs go to stderr: stdout is the command's answer.
+fn start_log(place: &Place, default: &str) -> Result<(), Failure> {
+    let filter = place.log_filter(default);
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|err| Failure::bad_input(format!("--log {filter}: {err}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+/// Prints an answer for a program.
+fn print_json(answer: &impl Serialize) {
+    let json = serde_json::to_string_pretty(answer).expect("answers are plain data");
+    println!("{json}");
+}

@@ -1,0 +1,146 @@
+//! `imprint results`: what runs say, as numbers.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use imprint_analysis::{Preset, Settings, SummaryRow, analyse, summary_csv};
+use imprint_core::Span;
+
+use super::print_json;
+use crate::database::Database;
+use crate::failure::Outcome;
+use crate::place::Place;
+use crate::readings;
+use crate::table::{Column, number, table};
+
+/// Show how facts were acquired and forgotten: effectivity, decay and threshold, with controls.
+///
+/// A row for every run, arm and depth of probe. `own` is what a fact's probes gained by an
+/// exposure, `null` what held-out facts gained over the same steps, `swap` what the same target
+/// gained after another fact's subject. `effect` is own − null, `bound` is own − swap. The decay is
+/// a line of retainability on log10 t: `a` is what is lost in each tenfold of time.
+/// CSV and JSON have every column, the published variants of the formulas among them.
+///
+/// Example: `imprint results mine --output csv > mine.csv`
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Arguments {
+    /// An experiment, or one of its runs (`experiment/cell`).
+    name: String,
+    /// A table for people, JSON or CSV for programs.
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    #[default]
+    Table,
+    Json,
+    Csv,
+}
+
+/// How readings become numbers.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Reading {
+    /// The tokens of a probe over which its log-probability is taken: all target tokens (the
+    /// paper's headline), the first one, or the full text.
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "target")]
+    pub(crate) span: Span,
+    /// Whose reading of the formulas: the `paper`'s text or its released `code`.
+    #[arg(long, value_name = "PRESET", value_parser = preset, default_value = "paper")]
+    pub(crate) preset: Preset,
+}
+
+fn span(text: &str) -> Result<Span, String> {
+    Span::ALL
+        .into_iter()
+        .find(|s| s.as_str() == text)
+        .ok_or_else(|| "use `first`, `target` or `full`".to_owned())
+}
+
+fn preset(text: &str) -> Result<Preset, String> {
+    text.parse()
+}
+
+pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
+    let database = Database::open(place).await?;
+    let loaded = readings::load(&database.store, &arguments.name, arguments.reading.span).await;
+    database.close().await?;
+    let settings = Settings::of(arguments.reading.preset);
+    let rows: Vec<SummaryRow> = loaded?
+        .iter()
+        .flat_map(|run| analyse(run, &settings))
+        .map(|group| group.row)
+        .collect();
+    match arguments.output {
+        Format::Json => print_json(&rows),
+        Format::Csv => print!("{}", summary_csv(&rows)),
+        Format::Table => println!("{}\n\n{LEGEND}", as_table(&rows)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) const LEGEND: &str = "\
+Nats. first: the first exposure's gain, at its peak; every: the mean over exposures.
+own: the facts' own probes; null: held-out facts over the same steps; swap: the same targets after
+another fact's name. effect = own − null, with a 95 % bootstrap interval over facts; bound = own −
+swap. decay a: loss of retainability per tenfold of steps since the last peak, and the R² of that
+line; tokens: log10 of the tokens at which the line reaches 0 (an extrapolation); kept: mean
+retainability late in the run.";
+
+pub(crate) fn as_table(rows: &[SummaryRow]) -> String {
+    // Built-in scenarios of one arm name it as they are named themselves: the run's name says it.
+    let tells_arm = rows.iter().any(|r| r.arm != r.scenario);
+    let mut columns = vec![Column::Left("run")];
+    columns.extend(tells_arm.then_some(Column::Left("arm")));
+    columns.extend([
+        Column::Left("depth"),
+        Column::Right("facts"),
+        Column::Right("first\nown"),
+        Column::Right("\nnull"),
+        Column::Right("\nswap"),
+        Column::Right("\neffect"),
+        Column::Right("\n95 %"),
+        Column::Right("\nbound"),
+        Column::Right("every\neffect"),
+        Column::Right("decay\na"),
+        Column::Right("\nR²"),
+        Column::Right("\ntokens"),
+        Column::Right("\nkept"),
+    ]);
+    let cells = rows.iter().enumerate().map(|(i, r)| {
+        let is_new = i == 0 || rows[i - 1].run != r.run;
+        let mut cells = vec![if is_new { r.run.clone() } else { String::new() }];
+        cells.extend(tells_arm.then(|| r.arm.clone()));
+        cells.extend([
+            r.depth.to_string(),
+            r.n_facts.to_string(),
+            number(r.first_own_nats, 2),
+            number(r.first_null_nats, 2),
+            number(r.first_swap_nats, 2),
+            number(r.first_effect_nats, 2),
+            interval(r.first_effect_ci95_low, r.first_effect_ci95_high),
+            number(r.first_binding_nats, 2),
+            number(r.mean_effect_nats, 2),
+            number(r.decay_a, 2),
+            number(r.decay_r2, 2),
+            number(r.threshold_log10_tokens, 1),
+            number(r.retained_late, 2),
+        ]);
+        cells
+    });
+    table(&columns, cells)
+}
+
+fn interval(low: Option<f64>, high: Option<f64>) -> String {
+    match (low, high) {
+        (Some(low), Some(high)) => format!("{low:.2}…{high:.2}"),
+        _ => "–".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

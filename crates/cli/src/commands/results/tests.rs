@@ -1,0 +1,79 @@
+use clap::Parser as _;
+use expect_test::expect;
+use imprint_analysis::{Control, FactSchedule, ProbeSeries, RunData};
+use imprint_core::{Depth, FactId, ProbeId, Trajectory};
+
+use super::*;
+
+/// Two facts shown at step 0 and one held out; their probes jump at once and are forgotten in log t.
+fn run() -> RunData {
+    let curve = |gain: f64| {
+        Trajectory::new((0..=120_u32).map(|t| {
+            let left = if t == 0 {
+                0.0
+            } else {
+                1.0 - 0.3 * f64::from(t).log10()
+            };
+            (t, -5.0 + gain * left)
+        }))
+    };
+    let fact = |fact: u32, shown: bool| FactSchedule {
+        fact: FactId(fact),
+        arm: shown.then(|| "once".to_owned()),
+        exposure_steps: if shown { vec![0] } else { Vec::new() },
+    };
+    let series = |probe: u32, fact: u32, control, gain: f64| ProbeSeries {
+        probe: ProbeId(probe),
+        fact: FactId(fact),
+        depth: Depth::Mem,
+        ordinal: 0,
+        control,
+        trajectory: curve(gain),
+    };
+    RunData {
+        label: "demo/late-once-b4-s0".to_owned(),
+        checkpoint: "late".to_owned(),
+        scenario: "once".to_owned(),
+        batch_size: 4,
+        seed: 0,
+        n_updates: 120,
+        tokens_per_step: 256,
+        span: Span::Target,
+        facts: vec![fact(0, true), fact(1, true), fact(2, false)],
+        probes: vec![
+            series(0, 0, Control::Own, 2.0),
+            series(1, 1, Control::Own, 1.8),
+            series(2, 2, Control::Own, 0.0),
+            series(3, 0, Control::Swap, 0.5),
+            series(4, 1, Control::Swap, 0.4),
+        ],
+    }
+}
+
+#[test]
+fn the_table_has_the_controls_beside_the_effect() {
+    let settings = Settings::of(Preset::Paper);
+    let groups = analyse(&run(), &settings);
+    let rows: Vec<SummaryRow> = groups.into_iter().map(|g| g.row).collect();
+    expect![[r#"
+        run                   depth  facts  first                                         every  decay
+                                              own  null  swap  effect       95 %  bound  effect      a    R²  tokens  kept
+        ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+        demo/late-once-b4-s0  mem        2   1.90  0.00  0.45    1.90  1.80…2.00   1.45    1.90   0.26  0.99     6.0  0.42
+    "#]].assert_eq(&(as_table(&rows) + "\n"));
+}
+
+#[test]
+fn spans_and_presets_are_named() {
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        reading: Reading,
+    }
+    let cli = Cli::try_parse_from(["x", "--span", "full", "--preset", "code"]).unwrap();
+    assert_eq!(
+        (cli.reading.span, cli.reading.preset),
+        (Span::Full, Preset::Code)
+    );
+    assert!(Cli::try_parse_from(["x", "--span", "half"]).is_err());
+}

@@ -1,0 +1,66 @@
+//! `imprint sql`: the database in psql.
+
+use std::process::{Command, ExitCode};
+
+use super::machine::on_path;
+use crate::database::{self, Database};
+use crate::failure::{Failure, Outcome};
+use crate::place::Place;
+
+/// Open the database in psql, or answer one query.
+///
+/// Start with the views, which are made for people: `imprint.run_summary` (a row a run),
+/// `imprint.mean_curve` (means over probes), `imprint.reading` (a row for every run, step and
+/// probe, with its log-probability in nats) and `imprint.step_stats` (a row an update); `\d+
+/// imprint.reading` explains the columns.
+///
+/// Example: `imprint sql -c "select step, target_mean_nats from imprint.reading
+/// where run = 'mine/late-once-b32-s0' and probe = 3 order by step"`
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Arguments {
+    /// Answer this query and exit.
+    #[arg(short, long, value_name = "QUERY", conflicts_with = "print")]
+    command: Option<String>,
+    /// Print the shell line that opens the database, and do nothing.
+    ///
+    /// The line works while `imprint up` runs.
+    #[arg(long)]
+    print: bool,
+}
+
+pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
+    if arguments.print {
+        let line = match place.database_url() {
+            Some(url) => database::psql_line(url),
+            None => imprint_store::embedded::psql_line_of(&database::directory(place))?,
+        };
+        println!("{line}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if on_path("psql").is_none() {
+        return Err(Failure::failed(
+            "psql is not on PATH (Debian: package postgresql-client); `imprint sql --print` prints \
+             where the database is",
+        ));
+    }
+    let database = Database::open(place).await?;
+    let mut shell = Command::new("sh");
+    // The line is a shell command; what follows it reaches psql as it was typed.
+    shell.args(["-c", &format!("{} \"$@\"", database.psql_line), "psql"]);
+    if let Some(query) = &arguments.command {
+        shell.args(["-v", "ON_ERROR_STOP=1", "-c", query]);
+    }
+    let mut psql = shell.spawn().map_err(Failure::doing("start psql"))?;
+    // Ctrl-C is psql's: it ends a query there, not this process.
+    let ended = tokio::task::spawn_blocking(move || psql.wait());
+    let ended = ended.await.map_err(Failure::doing("wait for psql"))?;
+    let status = ended.map_err(Failure::doing("wait for psql"))?;
+    database.close().await?;
+    match status.code() {
+        Some(0) => Ok(ExitCode::SUCCESS),
+        // psql has said why.
+        Some(2) => Ok(ExitCode::from(3)),
+        _ => Ok(ExitCode::FAILURE),
+    }
+}

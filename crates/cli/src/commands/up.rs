@@ -1,0 +1,76 @@
+//! `imprint up`: everything on this machine.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::machine::trainer;
+use crate::failure::{Failure, Outcome};
+use crate::place::Place;
+use crate::system::{Setup, System, signalled};
+
+/// Start everything on this machine, and stay: the database, the metrics service, the orchestrator.
+///
+/// Without DATABASE_URL a private Postgres cluster is made in the data directory from the server
+/// programs on the machine. The services listen on 127.0.0.1, at ports 7431 (metrics) and 7432
+/// (orchestrator) where they are free. Clients with the same data directory find them.
+///
+/// Ctrl-C (or SIGTERM) drains: running trainers save and deliver, and their runs go on at the next
+/// `up`. A second Ctrl-C does not wait for them.
+///
+/// Example: `imprint up --slots 2`, then in another terminal `imprint submit mine.toml`
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    local: Local,
+}
+
+/// What trainers of this machine may use.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Local {
+    /// Trainers at the same time; where absent, one for every core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    slots: Option<u16>,
+    /// The trainer; where absent, `imprint-trainer` beside this program or on PATH.
+    #[arg(long, value_name = "PATH", env = "IMPRINT_TRAINER")]
+    trainer: Option<PathBuf>,
+}
+
+impl Local {
+    pub(crate) fn slots(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.slots.map_or(cores, usize::from)
+    }
+
+    /// # Errors
+    /// When there is no trainer.
+    pub(crate) fn trainer(&self) -> Result<PathBuf, Failure> {
+        trainer(self.trainer.clone())
+    }
+}
+
+pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
+    let setup = Setup {
+        trainer: arguments.local.trainer()?,
+        slots: arguments.local.slots(),
+        well_known_ports: true,
+    };
+    let (trainer, slots) = (setup.trainer.clone(), setup.slots);
+    let mut system = System::start(place, setup).await?;
+    println!("orchestrator  {}", system.services().orchestrator);
+    println!("metrics       {}", system.services().metrics);
+    println!("database      {}", system.psql_line());
+    println!("data          {}", place.data_dir().display());
+    println!("trainers      {slots} at a time, {}", trainer.display());
+    println!("Ctrl-C drains: running trainers save, and go on at the next `imprint up`.");
+    let ended = tokio::select! {
+        signalled = signalled() => signalled,
+        failure = system.broken() => Err(failure),
+    };
+    eprintln!("draining; Ctrl-C again does not wait");
+    let stopped = tokio::select! {
+        stopped = system.stop() => stopped,
+        _ = signalled() => Err(Failure::failed("ended without waiting for the trainers")),
+    };
+    ended.and(stopped).map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,114 @@
+//! Why a command ended, in one line, and the exit code that says which kind of reason it is.
+
+use std::error::Error;
+use std::fmt;
+use std::process::ExitCode;
+
+use tonic::{Code, Status};
+
+pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+/// The exit codes of every command but 0, as `--help` documents them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A run failed, a verification is not clean, or something broke that should not.
+    Failed = 1,
+    /// Wrong arguments or bad input: the same call fails again.
+    BadInput = 2,
+    /// A service or the database does not answer: the same call may succeed later.
+    Unreachable = 3,
+}
+
+/// What a failed command prints and exits with.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    pub(crate) fn bad_input(message: impl Into<String>) -> Self {
+        Self::new(Kind::BadInput, message)
+    }
+
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unreachable, message)
+    }
+
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// For `map_err`: what was being done, and the whole chain of why it failed.
+    pub(crate) fn doing<E: Error>(what: impl fmt::Display) -> impl FnOnce(E) -> Self {
+        move |error| Self::failed(format!("{what}: {}", chain(&error)))
+    }
+
+    /// A refused or failed call of a service that has answered before.
+    pub(crate) fn of_call(status: &Status, service: &str, url: &str) -> Self {
+        match status.code() {
+            Code::Unavailable => Self::unreachable(format!(
+                "the {service} service at {url} cannot answer now: {}",
+                status.message()
+            )),
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition => Self::bad_input(status.message()),
+            code => Self::failed(format!(
+                "the {service} service at {url}: {} ({code:?})",
+                status.message()
+            )),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.kind as u8)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<imprint_store::Error> for Failure {
+    fn from(error: imprint_store::Error) -> Self {
+        let message = chain(&error);
+        let kind = match error {
+            _ if error.is_unavailable() => Kind::Unreachable,
+            imprint_store::Error::Url { .. } | imprint_store::Error::NotFound { .. } => {
+                Kind::BadInput
+            }
+            _ => Kind::Failed,
+        };
+        Self::new(kind, message)
+    }
+}
+
+/// An error and everything that caused it, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_line = cause.to_string();
+        // Some libraries repeat their source in their own line.
+        if !line.ends_with(&cause_line) {
+            line = format!("{line}: {cause_line}");
+        }
+        source = cause.source();
+    }
+    line
+}

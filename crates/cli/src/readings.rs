@@ -1,0 +1,113 @@
+//! Runs as the formulas need them, from the database.
+
+use std::collections::BTreeMap;
+
+use imprint_analysis::{Control, FactSchedule, ProbeSeries, RunData};
+use imprint_core::{FactId, Span};
+use imprint_store::results::{self, RunRecord};
+use imprint_store::runs::RunState;
+use imprint_store::{Error, Store};
+
+use crate::failure::Failure;
+
+/// The complete runs of an experiment, or the one that `name` (`experiment/cell`) names.
+///
+/// Runs that are not complete are named on stderr: half a curve must not look like a whole one.
+///
+/// # Errors
+/// When there is no such experiment or run, or none of them is complete.
+pub(crate) async fn load(store: &Store, name: &str, span: Span) -> Result<Vec<RunData>, Failure> {
+    let experiment = name
+        .split_once('/')
+        .map_or(name, |(experiment, _)| experiment);
+    let mut records = results::runs(store, experiment).await?;
+    if name != experiment {
+        records.retain(|r| r.label == name);
+        if records.is_empty() {
+            return Err(Failure::bad_input(format!(
+                "there is no run `{name}`; `imprint status {experiment}` lists the experiment's"
+            )));
+        }
+    }
+    let n_runs = records.len();
+    records.retain(|r| r.state == RunState::Complete);
+    match (records.len(), n_runs - records.len()) {
+        (0, _) => {
+            return Err(Failure::bad_input(format!(
+                "no run of `{name}` is complete yet; `imprint status {experiment}` says why"
+            )));
+        }
+        (_, 0) => {}
+        (_, n) => eprintln!("{n} of {n_runs} runs are not complete and are left out"),
+    }
+    let mut runs = Vec::new();
+    for record in &records {
+        runs.push(run_data(store, record, span).await?);
+    }
+    Ok(runs)
+}
+
+async fn run_data(store: &Store, record: &RunRecord, span: Span) -> Result<RunData, Error> {
+    let run_id = record.run_id;
+    let identity = &record.spec.identity;
+    let mut exposure_steps: BTreeMap<FactId, Vec<u32>> = BTreeMap::new();
+    for injection in results::injections(store, run_id).await? {
+        exposure_steps
+            .entry(injection.fact)
+            .or_default()
+            .push(injection.step);
+    }
+    let facts = results::fact_arms(store, run_id).await?;
+    let facts = facts.into_iter().map(|f| {
+        let exposure_steps = exposure_steps.remove(&f.fact).unwrap_or_default();
+        FactSchedule {
+            fact: f.fact,
+            arm: (!exposure_steps.is_empty()).then_some(f.arm),
+            exposure_steps,
+        }
+    });
+    let facts = facts.collect();
+    let probes = results::probes(store, run_id).await?;
+    let trajectories = results::trajectories(store, run_id, &probes, span).await?;
+    let series = probes
+        .iter()
+        .zip(trajectories)
+        .map(|(p, trajectory)| ProbeSeries {
+            probe: p.probe,
+            fact: p.fact,
+            depth: p.depth,
+            ordinal: p.ordinal,
+            control: if p.swap_fact.is_some() {
+                Control::Swap
+            } else {
+                Control::Own
+            },
+            trajectory,
+        });
+    Ok(RunData {
+        label: record.label.clone(),
+        checkpoint: checkpoint(record),
+        scenario: identity.scenario_name.clone(),
+        batch_size: identity.batch_size,
+        seed: identity.seed,
+        n_updates: record.n_updates,
+        tokens_per_step: u64::from(identity.batch_size) * u64::from(identity.seq_len),
+        span,
+        facts,
+        probes: series.collect(),
+    })
+}
+
+/// The checkpoint's name: what the label has before scenario, batch size and seed.
+fn checkpoint(record: &RunRecord) -> String {
+    let identity = &record.spec.identity;
+    let cell = record
+        .label
+        .split_once('/')
+        .map_or(&*record.label, |(_, cell)| cell);
+    let rest = format!(
+        "-{}-b{}-s{}",
+        identity.scenario_name, identity.batch_size, identity.seed
+    );
+    cell.strip_suffix(&rest).unwrap_or(cell).to_owned()
+}

@@ -1,0 +1,211 @@
+//! Everything on this machine: the database, the metrics service and the orchestrator, in one
+//! process.
+
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::place::{METRICS_PORT, ORCHESTRATOR_PORT, Place, Services};
+
+/// What a laboratory on one machine may use.
+pub(crate) struct Setup {
+    pub(crate) trainer: PathBuf,
+    /// Trainers at the same time.
+    pub(crate) slots: usize,
+    /// Try the well-known ports first; else any free ones will do.
+    pub(crate) well_known_ports: bool,
+}
+
+/// A laboratory that runs; clients of its place find it.
+pub(crate) struct System {
+    place: Place,
+    services: Services,
+    psql_line: String,
+    database: Arc<Database>,
+    supervisor: JoinHandle<()>,
+    metrics: Role,
+    orchestrator: Role,
+}
+
+/// A service in a task of its own.
+struct Role {
+    /// `None` when it was seen to have ended.
+    task: Option<JoinHandle<Result<(), Failure>>>,
+    stop: CancellationToken,
+}
+
+impl Role {
+    fn start<F>(serve: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let task = Some(tokio::spawn(serve(stop.clone())));
+        Self { task, stop }
+    }
+
+    /// Ends when the service does, which it should not while nobody stops it.
+    async fn ended(&mut self) -> Failure {
+        let Some(task) = &mut self.task else {
+            return std::future::pending().await;
+        };
+        let ended = flatten(task.await);
+        self.task = None;
+        ended
+            .err()
+            .unwrap_or_else(|| Failure::failed("a service ended by itself"))
+    }
+
+    async fn stop(self) -> Result<(), Failure> {
+        self.stop.cancel();
+        match self.task {
+            Some(task) => flatten(task.await),
+            None => Ok(()),
+        }
+    }
+}
+
+fn flatten(ended: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure> {
+    ended.unwrap_or_else(|broken| Err(Failure::failed(format!("a service broke: {broken}"))))
+}
+
+impl System {
+    /// Starts everything for a place, and writes the addresses where its clients look for them.
+    ///
+    /// # Errors
+    /// When it runs already, or a part of it does not start.
+    pub(crate) async fn start(place: &Place, setup: Setup) -> Result<Self, Failure> {
+        let data_dir = place.data_dir();
+        if let Some(services) = Services::load(&data_dir)
+            && imprint_proto::connect("orchestrator", &services.orchestrator)
+                .await
+                .is_ok()
+        {
+            return Err(Failure::bad_input(format!(
+                "`imprint up` runs already for {} (process {}, orchestrator at {})",
+                data_dir.display(),
+                services.pid,
+                services.orchestrator
+            )));
+        }
+        let database = Arc::new(Database::provide(place).await?);
+        let supervisor = {
+            let database = database.clone();
+            tokio::spawn(async move { database.supervise().await })
+        };
+        let well_known = |port| if setup.well_known_ports { port } else { 0 };
+        let (metrics_listener, metrics_url) = listen(well_known(METRICS_PORT)).await?;
+        let (listener, orchestrator_url) = listen(well_known(ORCHESTRATOR_PORT)).await?;
+        let metrics = {
+            let store = database.store.clone();
+            Role::start(async move |stop| {
+                let served = imprint_metrics::serve_on(metrics_listener, store, stop).await;
+                served.map_err(Failure::doing("the metrics service"))
+            })
+        };
+        let orchestrator = {
+            let config = imprint_orchestrator::Config {
+                listener,
+                metrics_url: metrics_url.clone(),
+                data_dir: data_dir.clone(),
+                trainer: setup.trainer,
+                slots: setup.slots,
+                limits: imprint_orchestrator::Limits::default(),
+            };
+            let store = database.store.clone();
+            Role::start(async move |stop| {
+                let served =
+                    imprint_orchestrator::serve(config, store, stop.cancelled_owned()).await;
+                served.map_err(Failure::doing("the orchestrator"))
+            })
+        };
+        let services = Services {
+            pid: std::process::id(),
+            metrics: metrics_url,
+            orchestrator: orchestrator_url,
+        };
+        services.save(&data_dir)?;
+        Ok(Self {
+            place: place.clone(),
+            services,
+            psql_line: database.psql_line.clone(),
+            database,
+            supervisor,
+            metrics,
+            orchestrator,
+        })
+    }
+
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// A shell command that opens the database in psql.
+    pub(crate) fn psql_line(&self) -> &str {
+        &self.psql_line
+    }
+
+    /// Ends when a part of the system does.
+    pub(crate) async fn broken(&mut self) -> Failure {
+        tokio::select! {
+            failure = self.metrics.ended() => failure,
+            failure = self.orchestrator.ended() => failure,
+        }
+    }
+
+    /// Lets the trainers save and deliver, then stops the services and the private database.
+    ///
+    /// # Errors
+    /// When a part does not stop as it should; the others are stopped all the same.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        let removed = Services::remove(&self.place.data_dir());
+        // The trainers' last readings still go to the metrics service.
+        let orchestrator = self.orchestrator.stop().await;
+        let metrics = self.metrics.stop().await;
+        self.supervisor.abort();
+        let _ = self.supervisor.await;
+        let database = match Arc::into_inner(self.database) {
+            Some(database) => database.close().await,
+            None => Ok(()),
+        };
+        removed.and(orchestrator).and(metrics).and(database)
+    }
+}
+
+/// Listens on the loopback interface, at another port where this one is taken.
+async fn listen(port: u16) -> Result<(TcpListener, String), Failure> {
+    let bound = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+        Err(err) if err.kind() == ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
+        }
+        other => other,
+    };
+    let listener = bound.map_err(Failure::doing("listen on 127.0.0.1"))?;
+    let address = listener
+        .local_addr()
+        .map_err(Failure::doing("listen on 127.0.0.1"))?;
+    Ok((listener, format!("http://{address}")))
+}
+
+/// Ends at SIGINT (Ctrl-C) or SIGTERM.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub(crate) async fn signalled() -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(Failure::doing("listen to signals"));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -50,6 +50,9 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// How long a trainer may be silent; then its attempt is written off and the run starts again.
     pub lease: Duration,
+    /// How long a trainer that was started may take to begin its attempt; then it is killed and
+    /// started again.
+    pub begin_within: Duration,
     /// How long a trainer goes on delivering after its last step; then the run stays `delivering`.
     pub deliver_timeout: Duration,
     /// Attempts in a row that may end without getting any further; with that many the run fails.
@@ -68,6 +71,7 @@ impl Default for Limits {
         Self {
             heartbeat: Duration::from_secs(2),
             lease: Duration::from_secs(30),
+            begin_within: Duration::from_secs(120),
             deliver_timeout: Duration::from_secs(600),
             max_barren_attempts: 3,
             first_back_off: Duration::from_secs(1),

@@ -32,6 +32,7 @@ pub(crate) struct Local {
 
 struct Held {
     pid: u32,
+    since: Instant,
     /// `None` for a process that an earlier orchestrator started.
     child: Option<Child>,
     log: Option<PathBuf>,
@@ -53,6 +54,7 @@ impl Local {
     pub(crate) fn start(&mut self, run_id: i32) {
         let mut held = Held {
             pid: 0,
+            since: Instant::now(),
             child: None,
             log: None,
             stop_asked: None,
@@ -99,6 +101,7 @@ impl Local {
         }
         let mut held = Held {
             pid,
+            since: Instant::now(),
             child: None,
             log: newest_log(&self.runs_dir.join(run_id.to_string()).join("logs")),
             stop_asked: None,
@@ -119,6 +122,7 @@ impl Local {
     pub(crate) fn processes(&self) -> BTreeMap<i32, Process> {
         let process = |held: &Held| Process {
             pid: held.pid,
+            age: held.since.elapsed(),
             exit: held.exit.clone(),
             stopping_for: held.stop_asked.map(|t| t.elapsed()),
         };

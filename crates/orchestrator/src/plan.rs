@@ -26,6 +26,8 @@ pub(crate) struct Observed<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
+    /// How long ago it was started, or found.
+    pub(crate) age: Duration,
     /// How it ended, in words that follow "the trainer"; `None` while it lives.
     pub(crate) exit: Option<String>,
     /// How long ago it was first asked to stop.
@@ -119,9 +121,11 @@ impl<'a> Plan<'a> {
             .zip(run.last_attempt.as_ref())
             .is_some_and(|(p, a)| self.is_of(p, a));
         match process {
-            Some(p) if p.exit.is_none() && run.cancel_requested => self.stop(run_id, p),
-            // It has ended its attempt and is on its way out.
-            Some(p) if p.exit.is_none() && began => {}
+            // Cancelled, or it has ended its attempt and is on its way out.
+            Some(p) if p.exit.is_none() && (run.cancel_requested || began) => self.stop(run_id, p),
+            Some(p) if p.exit.is_none() && p.age >= self.limits.begin_within => {
+                self.actions.push(Action::Kill { run_id });
+            }
             Some(p) if p.exit.is_none() => self.explain(run, "starting".to_owned()),
             Some(p) if !began && !run.cancel_requested => {
                 let exit = p.exit.as_deref().unwrap_or("ended");

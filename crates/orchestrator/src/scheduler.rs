@@ -16,6 +16,9 @@ use crate::status::one_line;
 /// How long nothing may happen before the scheduler looks again by itself.
 const TICK: Duration = Duration::from_millis(200);
 
+/// So many ticks without a look may still be a busy machine.
+const AWAY_TICKS: u32 = 5;
+
 pub(crate) struct Scheduler {
     pub(crate) store: Store,
     pub(crate) local: Local,
@@ -124,9 +127,10 @@ impl Leases {
     }
 
     fn judged_from(&mut self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let long = (self.lease / 2).max(AWAY_TICKS * TICK);
         let was_away = match self.last_look {
             None => true,
-            Some(last) => (now - last).to_std().is_ok_and(|gap| gap > self.lease / 2),
+            Some(last) => (now - last).to_std().is_ok_and(|gap| gap > long),
         };
         if was_away {
             self.from = now + self.lease;

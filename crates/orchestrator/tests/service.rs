@@ -33,7 +33,10 @@ struct Bench {
 
 /// Without a trainer script there are no slots, so that nothing starts.
 async fn bench(trainer: Option<&str>) -> Bench {
-    let db = TestDb::start().await;
+    bench_on(TestDb::start().await, trainer, Limits::default().lease).await
+}
+
+async fn bench_on(db: TestDb, trainer: Option<&str>, lease: Duration) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     World::generate(WorldConfig {
         n_people: 20,
@@ -58,6 +61,7 @@ async fn bench(trainer: Option<&str>) -> Bench {
         trainer: program,
         slots: usize::from(trainer.is_some()),
         limits: Limits {
+            lease,
             first_back_off: Duration::from_millis(10),
             stop_grace: Duration::from_secs(5),
             ..Limits::default()
@@ -766,7 +770,7 @@ async fn shutting_down_stops_trainers_and_ends_watching() {
 
 #[tokio::test]
 async fn without_a_database_calls_say_so_and_the_orchestrator_goes_on() {
-    let mut bench = bench(None).await;
+    let mut bench = bench_on(TestDb::start_durable().await, None, Duration::from_secs(60)).await;
     bench.submit(PRE).await.unwrap();
     let run_id = bench.runs("pre").await[0].run_id;
     bench.begin(run_id).await.unwrap();
@@ -788,5 +792,41 @@ async fn without_a_database_calls_say_so_and_the_orchestrator_goes_on() {
     .await;
     assert_eq!(bench.cancel("pre").await, [PRE_RUN]);
     assert!(bench.heartbeat(run_id, 1, 5).await.unwrap());
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_silent_attempt_is_written_off_and_counts_as_barren_unless_it_got_further() {
+    let lease = Duration::from_millis(300);
+    let mut bench = bench_on(TestDb::start().await, None, lease).await;
+    bench.submit(PRE).await.unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    let barren = "select barren_attempts::int8 from imprint.run";
+    // Readings stored when the attempt is lost, and the count of barren ones after it.
+    for (attempt, stored, want) in [(1, 0, 1), (2, 4, 0), (3, 4, 1), (4, 2, 2)] {
+        assert_eq!(bench.begin(run_id).await.unwrap().attempt, attempt);
+        bench.deliver(run_id, stored, stored).await;
+        bench.wait_for_state("pre", RunState::Queued).await;
+        assert_eq!(bench.count(barren).await, want, "after attempt {attempt}");
+        let status = bench.heartbeat(run_id, attempt, 1).await.unwrap_err();
+        assert_eq!(status.code(), Code::Aborted);
+    }
+    // A later state than any before is progress too.
+    bench.begin(run_id).await.unwrap();
+    bench.record(run_id, 5, 5).await.unwrap();
+    bench.wait_for_state("pre", RunState::Queued).await;
+    assert_eq!(bench.count(barren).await, 0);
+    for _ in 0..3 {
+        bench.begin(run_id).await.unwrap();
+        bench
+            .wait_for("pre", "it is lost", |run| run.state() != RunState::Running)
+            .await;
+    }
+    let run = bench.wait_for_state("pre", RunState::Failed).await;
+    assert_eq!(
+        run.reason,
+        "3 attempts in a row got no further; in the last the trainer sent no heartbeat before its \
+         lease ran out"
+    );
     bench.shut_down().await;
 }

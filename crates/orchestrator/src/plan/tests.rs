@@ -84,10 +84,16 @@ impl Scene {
             run_id,
             Process {
                 pid: run_id as u32,
+                age: Duration::from_secs(1),
                 exit: exit.map(str::to_owned),
                 stopping_for: None,
             },
         );
+        self
+    }
+
+    fn aged(mut self, run_id: i32, seconds: u64) -> Self {
+        self.processes.get_mut(&run_id).unwrap().age = Duration::from_secs(seconds);
         self
     }
 
@@ -225,6 +231,8 @@ fn a_started_process_is_not_started_again() {
         .run(queued(1))
         .process(1, None)
         .check_waits("starting");
+    let hanging = scene().run(queued(1)).process(1, None);
+    hanging.aged(1, 120).check(&[Action::Kill { run_id: 1 }]);
     // It has ended its attempt, and its process is about to end.
     let stopped = OpenRun {
         last_attempt: Some(LastAttempt {
@@ -233,7 +241,10 @@ fn a_started_process_is_not_started_again() {
         }),
         ..queued(1)
     };
-    scene().run(stopped.clone()).process(1, None).check(&[]);
+    scene()
+        .run(stopped.clone())
+        .process(1, None)
+        .check(&[Action::Stop { run_id: 1 }]);
     scene()
         .run(stopped)
         .process(1, Some("ended with exit code 0"))

@@ -196,7 +196,10 @@ impl Store {
             // Said before: the answer got lost.
             let sql = "select from imprint.attempt
                        where run_id = $1 and attempt = $2 and outcome = $3";
-            let repeated = sqlx::query(sql).bind(run_id).bind(attempt as i32).bind(outcome);
+            let repeated = sqlx::query(sql)
+                .bind(run_id)
+                .bind(attempt as i32)
+                .bind(outcome);
             return Ok(repeated.fetch_optional(&mut *tx).await?.is_some());
         }
         sqlx::query("update imprint.attempt set step = $3 where run_id = $1 and attempt = $2")

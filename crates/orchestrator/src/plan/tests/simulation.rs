@@ -90,6 +90,7 @@ impl Simulation {
 
     /// What trainers do by themselves in one tick.
     fn train(&mut self) {
+        self.processes.values_mut().for_each(|p| p.age += TICK);
         for run_id in self.trainers.keys().copied().collect::<Vec<_>>() {
             if self.goes_wrong(60) {
                 self.exit(run_id, "was ended by SIGSEGV");
@@ -204,6 +205,7 @@ impl Simulation {
             Action::Start { run_id } => {
                 let process = Process {
                     pid: self.next_pid,
+                    age: Duration::ZERO,
                     exit: None,
                     stopping_for: None,
                 };

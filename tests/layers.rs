@@ -16,17 +16,27 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("imprint-trainer", &["core", "data", "lm", "proto"]),
     (
         "imprint-cli",
-        &["core", "data", "proto", "store", "analysis", "world", "metrics", "orchestrator"],
+        &[
+            "core",
+            "data",
+            "proto",
+            "store",
+            "analysis",
+            "world",
+            "metrics",
+            "orchestrator",
+        ],
     ),
     ("imprint-testkit", &["core", "store"]),
-    ("imprint-e2e", &[]),
+    // The end-to-end tests look from outside: through the protocol, the database and the programs.
+    ("imprint-e2e", &["proto", "testkit", "world"]),
     ("xtask", &[]),
 ];
 
 /// Crates that only some may know: (dependency, the crates that may).
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("burn", &["imprint-lm"]),
-    ("sqlx", &["imprint-store", "imprint-testkit"]),
+    ("sqlx", &["imprint-store", "imprint-testkit", "imprint-e2e"]),
     ("tokenizers", &["imprint-data"]),
     ("plotters", &["imprint-analysis"]),
 ];

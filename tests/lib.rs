@@ -1,1 +1,364 @@
-//! End-to-end tests: real processes, real Postgres, real gRPC.
+//! A whole laboratory for end-to-end tests: real processes, real Postgres, real gRPC.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use imprint_proto::pb::{self, RunState, orchestrator_client::OrchestratorClient};
+use imprint_testkit::{ChildGuard, TestDb, bin, free_port, wait_until};
+use imprint_world::{World, WorldConfig};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tonic::transport::Channel;
+
+/// How long a service may take to answer after its process was started.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// Postgres, a metrics service and an orchestrator, each in a process of its own, and the files of
+/// a small synthetic world.
+pub struct Lab {
+    pub db: TestDb,
+    dir: tempfile::TempDir,
+    metrics_port: u16,
+    orchestrator_port: u16,
+    metrics: Option<ChildGuard>,
+    orchestrator: Option<ChildGuard>,
+}
+
+/// One stored reading, bit by bit.
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+pub struct StoredReading {
+    pub reading: i32,
+    pub step: i32,
+    pub attempt: i32,
+    pub first_sum_nats: Vec<f32>,
+    pub target_sum_nats: Vec<f32>,
+    pub full_sum_nats: Vec<f32>,
+}
+
+impl StoredReading {
+    /// What a reading of the same parameters has, whoever measured it.
+    pub fn bits(&self) -> (i32, Vec<u32>) {
+        let spans = [
+            &self.first_sum_nats,
+            &self.target_sum_nats,
+            &self.full_sum_nats,
+        ];
+        (
+            self.step,
+            spans.into_iter().flatten().map(|v| v.to_bits()).collect(),
+        )
+    }
+}
+
+impl Lab {
+    /// A laboratory whose database survives a kill.
+    pub async fn start() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("imprint-e2e-")
+            .tempdir()
+            .expect("make a directory");
+        World::generate(WorldConfig::ci())
+            .and_then(|world| world.write(dir.path()))
+            .expect("write a world");
+        let mut lab = Self {
+            db: TestDb::start_durable().await,
+            dir,
+            metrics_port: free_port(),
+            orchestrator_port: free_port(),
+            metrics: None,
+            orchestrator: None,
+        };
+        lab.start_metrics().await;
+        lab.start_orchestrator().await;
+        lab
+    }
+
+    /// Where the world's files and those of the runs are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn orchestrator_address(&self) -> String {
+        format!("127.0.0.1:{}", self.orchestrator_port)
+    }
+
+    /// The client program, told where everything is.
+    pub fn imprint(&self) -> Command {
+        let mut command = Command::new(bin("imprint"));
+        command
+            .current_dir(self.dir())
+            .env("DATABASE_URL", &self.db.url)
+            .env("IMPRINT_DATA_DIR", self.dir().join("data"))
+            .env(
+                "IMPRINT_METRICS",
+                format!("http://127.0.0.1:{}", self.metrics_port),
+            )
+            .env(
+                "IMPRINT_ORCHESTRATOR",
+                format!("http://{}", self.orchestrator_address()),
+            );
+        command
+    }
+
+    pub async fn start_metrics(&mut self) {
+        let listen = format!("127.0.0.1:{}", self.metrics_port);
+        self.metrics = Some(self.serve("metrics", &["--listen", &listen]));
+        answers(&format!("http://{listen}")).await;
+    }
+
+    pub async fn start_orchestrator(&mut self) {
+        let listen = self.orchestrator_address();
+        let trainer = bin("imprint-trainer");
+        let trainer = trainer.to_str().expect("a path of text");
+        self.orchestrator = Some(self.serve(
+            "orchestrator",
+            &["--listen", &listen, "--slots", "2", "--trainer", trainer],
+        ));
+        answers(&format!("http://{listen}")).await;
+    }
+
+    fn serve(&self, role: &str, arguments: &[&str]) -> ChildGuard {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir().join(format!("{role}.log")))
+            .expect("open a log");
+        ChildGuard::spawn(
+            self.imprint()
+                .args(["serve", role])
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("share the log"))
+                .stderr(log),
+        )
+    }
+
+    /// Kills the metrics service with SIGKILL.
+    pub fn kill_metrics(&mut self) {
+        let service = self.metrics.take().expect("the metrics service runs");
+        service.signal(Signal::SIGKILL);
+    }
+
+    /// Kills the orchestrator with SIGKILL.
+    pub fn kill_orchestrator(&mut self) {
+        let service = self.orchestrator.take().expect("the orchestrator runs");
+        service.signal(Signal::SIGKILL);
+    }
+
+    pub async fn client(&self) -> OrchestratorClient<Channel> {
+        let url = format!("http://{}", self.orchestrator_address());
+        OrchestratorClient::new(
+            imprint_proto::connect("orchestrator", &url)
+                .await
+                .expect("reach the orchestrator"),
+        )
+    }
+
+    /// Writes an experiment file and submits it.
+    pub async fn submit(&self, toml: &str) -> Result<pb::SubmitExperimentResponse, tonic::Status> {
+        let request = pb::SubmitExperimentRequest {
+            request_id: format!("{:x}", std::ptr::from_ref(toml).addr()) + toml,
+            toml: toml.to_owned(),
+            file: "experiment.toml".to_owned(),
+            base_dir: self.dir().display().to_string(),
+            dry_run: false,
+        };
+        self.client()
+            .await
+            .submit_experiment(request)
+            .await
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Watches an experiment until all its runs have ended.
+    pub async fn wait(&self, experiment: &str, limit: Duration) -> Vec<pb::Run> {
+        let watching = async {
+            let request = pb::WatchExperimentRequest {
+                name: experiment.to_owned(),
+            };
+            let mut client = self.client().await;
+            let mut updates = client
+                .watch_experiment(request)
+                .await
+                .expect("watch")
+                .into_inner();
+            let mut last = Vec::new();
+            while let Some(update) = updates.message().await.expect("go on watching") {
+                last = update.experiment.expect("an experiment").runs;
+            }
+            last
+        };
+        tokio::time::timeout(limit, watching)
+            .await
+            .unwrap_or_else(|_| panic!("{experiment} did not end within {limit:?}"))
+    }
+
+    /// Submits an experiment and waits until all its runs are complete.
+    ///
+    /// # Panics
+    /// When a run ends otherwise, with its reason and the end of its log.
+    pub async fn complete(&self, experiment: &str, toml: &str, limit: Duration) {
+        self.submit(toml).await.expect("submit");
+        self.all_complete(experiment, limit).await;
+    }
+
+    pub async fn all_complete(&self, experiment: &str, limit: Duration) {
+        for run in self.wait(experiment, limit).await {
+            assert_eq!(
+                run.state(),
+                RunState::Complete,
+                "{}: {}\n{}",
+                run.run,
+                run.reason,
+                self.trainer_log(run.run_id)
+            );
+        }
+    }
+
+    /// Everything that the trainers of a run have said.
+    pub fn trainer_log(&self, run_id: i32) -> String {
+        let logs = self
+            .dir()
+            .join("data/runs")
+            .join(run_id.to_string())
+            .join("logs");
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(logs)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        paths.sort();
+        paths
+            .iter()
+            .filter_map(|path| std::fs::read_to_string(path).ok())
+            .collect()
+    }
+
+    /// The number of a run by its label.
+    pub async fn run_id(&self, label: &str) -> i32 {
+        let pool = self.pool().await;
+        sqlx::query_scalar("select run_id from imprint.experiment_run where label = $1")
+            .bind(label)
+            .fetch_one(&pool)
+            .await
+            .expect("find the run")
+    }
+
+    /// A connection of the test's own: what a user of SQL sees.
+    pub async fn pool(&self) -> sqlx::PgPool {
+        sqlx::PgPool::connect(&self.db.url)
+            .await
+            .expect("connect to the database")
+    }
+
+    /// All stored readings of a run, by index.
+    pub async fn readings(&self, run_id: i32) -> Vec<StoredReading> {
+        sqlx::query_as(
+            "select reading, step, attempt, first_sum_nats, target_sum_nats, full_sum_nats \
+             from imprint.step_reading where run_id = $1 order by reading",
+        )
+        .bind(run_id)
+        .fetch_all(&self.pool().await)
+        .await
+        .expect("read the readings")
+    }
+
+    /// How many readings of a run are stored; `None` while the database does not answer.
+    pub async fn n_stored(&self, run_id: i32) -> Option<i32> {
+        let pool = sqlx::PgPool::connect(&self.db.url).await.ok()?;
+        sqlx::query_scalar("select next_reading from imprint.ingest_head where run_id = $1")
+            .bind(run_id)
+            .fetch_optional(&pool)
+            .await
+            .ok()
+            .map(Option::unwrap_or_default)
+    }
+
+    /// Waits until at least `n` readings of a run are stored.
+    pub async fn stored_at_least(&self, run_id: i32, n: i32) {
+        wait_until(
+            Duration::from_secs(120),
+            &format!("{n} readings are stored"),
+            || async {
+                self.n_stored(run_id)
+                    .await
+                    .is_some_and(|stored| stored >= n)
+            },
+        )
+        .await;
+    }
+
+    /// The process of the run's newest attempt.
+    pub async fn trainer_pid(&self, run_id: i32) -> i32 {
+        sqlx::query_scalar(
+            "select pid from imprint.attempt where run_id = $1 order by attempt desc limit 1",
+        )
+        .bind(run_id)
+        .fetch_one(&self.pool().await)
+        .await
+        .expect("find the attempt")
+    }
+
+    /// Sends a signal to the trainer of the run's newest attempt.
+    pub async fn signal_trainer(&self, run_id: i32, signal: Signal) {
+        let pid = self.trainer_pid(run_id).await;
+        kill(Pid::from_raw(pid), signal).expect("signal the trainer");
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Asked to stop, the orchestrator stops its trainers; killed, it would leave them behind.
+        if let Some(orchestrator) = &mut self.orchestrator {
+            orchestrator.signal(Signal::SIGTERM);
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            while matches!(orchestrator.child().try_wait(), Ok(None))
+                && std::time::Instant::now() < deadline
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        if std::thread::panicking() {
+            for role in ["metrics", "orchestrator"] {
+                let log = std::fs::read_to_string(self.dir().join(format!("{role}.log")));
+                eprintln!("--- {role} ---\n{}", log.unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// Waits until a service answers.
+async fn answers(url: &str) {
+    wait_until(START_WITHIN, &format!("{url} answers"), || async {
+        imprint_proto::connect("service", url).await.is_ok()
+    })
+    .await;
+}
+
+/// An experiment over the world of [`Lab`], from `[training]` on.
+///
+/// `head` gives `scenarios`, `batch_sizes` and what else comes before the tables.
+pub fn experiment(name: &str, head: &str, checkpoint: &str, rest: &str) -> String {
+    format!(
+        r#"
+name = "{name}"
+{head}
+
+[data]
+facts = "facts.json"
+tokenizer = "tokenizer.json"
+seq_len = 64
+
+[data.corpus]
+files = ["corpus.u16"]
+format = "uint16"
+max_epochs = 4
+
+[[checkpoint]]
+{checkpoint}
+
+{rest}
+"#
+    )
+}

@@ -151,6 +151,13 @@ impl Attempt<'_> {
         let resume = self.resume_point(run_dir, data.reading_steps())?;
         *at_step = resume.step;
         let (mut learner, first_global_step) = self.learner(&spec, &resume)?;
+        let vocab_size = learner.config().vocab_size;
+        anyhow::ensure!(
+            data.vocab_size() as usize <= vocab_size,
+            "the vocabulary of the tokenizer {} ({}) exceeds the model's ({vocab_size})",
+            spec.files.tokenizer.display(),
+            data.vocab_size()
+        );
 
         let mut spool = SpoolWriter::create(&dir.spool())?;
         for message in resume.undelivered {
@@ -296,12 +303,21 @@ impl Attempt<'_> {
             }
             (
                 CheckpointIdentity::Directory {
+                    sha256,
                     global_step,
                     optimizer,
-                    ..
                 },
                 CheckpointSource::Directory { path },
-            ) => Ok((start_from(path, *optimizer, options)?, *global_step)),
+            ) => {
+                let found = imprint_data::checkpoint_sha256(path)?;
+                anyhow::ensure!(
+                    found == *sha256,
+                    "the checkpoint {} is not the one that was submitted (its hash is {found}, \
+                     then it was {sha256})",
+                    path.display()
+                );
+                Ok((start_from(path, *optimizer, options)?, *global_step))
+            }
             (CheckpointIdentity::Run { optimizer, .. }, _) => {
                 let parent = self
                     .begun

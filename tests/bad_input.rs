@@ -1,0 +1,218 @@
+//! Bad input ends in one clear line that names the file or field, and leaves nothing behind.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use imprint_e2e::{Lab, experiment};
+use imprint_proto::pb::RunState;
+
+const MODEL: &str = "name = 'scratch'\ninit = { hidden_size = 16, intermediate_size = 32, \
+                     num_hidden_layers = 1, num_attention_heads = 2, tie_word_embeddings = true }";
+const ONCE: &str = "[training]\nsteps = 30\nlearning_rate = { kind = 'constant', peak = 1e-3 }\n\
+                    [injection]\nstart = 1\nevery = 5\ncount = 1\n\
+                    stagger = { groups = 10, every = 1 }";
+
+fn small(name: &str, checkpoint: &str, rest: &str) -> String {
+    experiment(
+        name,
+        "scenarios = ['once']\nbatch_sizes = [4]",
+        checkpoint,
+        rest,
+    )
+}
+
+/// Submits through the client program.
+fn submit(lab: &Lab, toml: &str) -> Output {
+    let file = lab.dir().join("bad.toml");
+    std::fs::write(&file, toml).expect("write the experiment");
+    lab.imprint()
+        .arg("submit")
+        .arg(file)
+        .output()
+        .expect("run imprint submit")
+}
+
+/// The experiment is refused with one line that has all of `words`, and nothing of it is stored.
+#[track_caller]
+fn refused(lab: &Lab, toml: &str, words: &[&str]) {
+    let out = submit(lab, toml);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    for word in words {
+        assert!(said.contains(word), "`{word}` is not in: {said}");
+    }
+    let list = lab
+        .imprint()
+        .args(["list", "--output", "json"])
+        .output()
+        .expect("imprint list");
+    let listed = String::from_utf8_lossy(&list.stdout);
+    assert!(
+        !listed.contains("bad"),
+        "something of a refused experiment was stored: {listed}"
+    );
+}
+
+fn rewrite_facts(lab: &Lab, change: impl FnOnce(&mut serde_json::Value)) {
+    let read = std::fs::read_to_string(lab.dir().join("facts.json")).expect("read the facts");
+    let mut facts: serde_json::Value = serde_json::from_str(&read).expect("JSON");
+    change(&mut facts);
+    std::fs::write(lab.dir().join("bad-facts.json"), facts.to_string()).expect("write the facts");
+}
+
+/// A Hugging Face directory with one shard missing.
+fn shards_without_one(dir: &Path) {
+    std::fs::create_dir_all(dir).expect("make a directory");
+    std::fs::write(
+        dir.join("config.json"),
+        r#"{"model_type": "olmo", "vocab_size": 1000}"#,
+    )
+    .expect("write");
+    let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors",
+                                   "b": "model-00002-of-00002.safetensors"}}"#;
+    std::fs::write(dir.join("model.safetensors.index.json"), index).expect("write");
+    std::fs::write(dir.join("model-00001-of-00002.safetensors"), b"").expect("write");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_run_is_refused_before_anything_is_stored() {
+    let lab = Lab::start().await;
+    let good = small("bad", MODEL, ONCE);
+
+    refused(
+        &lab,
+        &good.replace("seq_len = 64", "seq_len = 64\nseqlen = 1"),
+        &["seqlen", "line 8"],
+    );
+    refused(
+        &lab,
+        &good
+            .replace("max_epochs = 4", "")
+            .replace("steps = 30", "steps = 90000"),
+        &["max_epochs"],
+    );
+    refused(
+        &lab,
+        &good.replace("'once'", "'paper'"),
+        &["130-item layout", "[scenario.<name>]"],
+    );
+    refused(&lab, &good.replace("groups = 10", "groups = 1"), &["rows"]);
+    refused(
+        &lab,
+        &good.replace("tokenizer.json", "nowhere.json"),
+        &["nowhere.json"],
+    );
+    refused(
+        &lab,
+        &good.replace("corpus.u16", "nowhere.u16"),
+        &["nowhere.u16"],
+    );
+    refused(&lab, &good.replace("steps = 30", "steps = 5"), &["inject"]);
+
+    rewrite_facts(&lab, |facts| {
+        facts[3]
+            .as_object_mut()
+            .expect("an item")
+            .remove("gen_target");
+    });
+    let bad_facts = good.replace("\"facts.json\"", "\"bad-facts.json\"");
+    refused(
+        &lab,
+        &bad_facts,
+        &["bad-facts.json", "fact 3", "gen_target"],
+    );
+    rewrite_facts(&lab, |facts| {
+        facts[2]["mem_target"]
+            .as_array_mut()
+            .expect("targets")
+            .pop();
+    });
+    refused(&lab, &bad_facts, &["bad-facts.json", "fact 2", "mem_"]);
+
+    shards_without_one(&lab.dir().join("sharded"));
+    let path = small("bad", "name = 'c'\npath = 'sharded'", ONCE);
+    refused(&lab, &path, &["model-00002-of-00002.safetensors"]);
+    std::fs::create_dir_all(lab.dir().join("small")).expect("make a directory");
+    std::fs::write(
+        lab.dir().join("small/config.json"),
+        r#"{"model_type": "olmo", "vocab_size": 100}"#,
+    )
+    .expect("write");
+    refused(
+        &lab,
+        &path.replace("sharded", "small"),
+        &["vocabulary", "100"],
+    );
+    refused(
+        &lab,
+        &small("bad", "name = 'c'\nrun = 'no/such-run'\nstep = 3", ONCE),
+        &["no/such-run"],
+    );
+}
+
+/// What only training can find fails the run, with its reason in `status`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_fails_says_why() {
+    let lab = Lab::start().await;
+    let diverging = small("diverges", MODEL, &ONCE.replace("1e-3", "1e30"));
+    lab.submit(&diverging).await.expect("submit");
+    // A corpus with a token that the vocabulary does not have.
+    let mut corpus = std::fs::read(lab.dir().join("corpus.u16")).expect("read the corpus");
+    corpus.fill(0xff);
+    std::fs::write(lab.dir().join("outside.u16"), &corpus).expect("write the corpus");
+    let outside = small("outside", MODEL, ONCE).replace("corpus.u16", "outside.u16");
+    lab.submit(&outside).await.expect("submit");
+
+    for (experiment, words) in [
+        ("diverges", ["update", "not finite"]),
+        ("outside", ["outside.u16", "65535"]),
+    ] {
+        let runs = lab.wait(experiment, Duration::from_secs(120)).await;
+        assert_eq!(runs[0].state(), RunState::Failed, "{}", runs[0].reason);
+        let status = lab
+            .imprint()
+            .args(["status", experiment])
+            .output()
+            .expect("imprint status");
+        let said = String::from_utf8_lossy(&status.stdout);
+        for word in words {
+            assert!(
+                runs[0].reason.contains(word),
+                "`{word}` is not in: {}",
+                runs[0].reason
+            );
+        }
+        assert!(said.contains("failed"), "{said}");
+        assert_eq!(
+            runs[0].attempts, 1,
+            "what cannot succeed is not tried again"
+        );
+    }
+    let waited = lab
+        .imprint()
+        .args(["submit", "--wait", "bad.toml"])
+        .output()
+        .expect("submit");
+    assert_eq!(
+        waited.status.code(),
+        Some(2),
+        "a file that is not there is bad input"
+    );
+}
+
+#[test]
+fn services_that_are_down_are_one_line() {
+    let nobody = format!("http://127.0.0.1:{}", imprint_testkit::free_port());
+    let out = Command::new(imprint_testkit::bin("imprint"))
+        .args(["--orchestrator", &nobody, "list"])
+        .output()
+        .expect("run imprint list");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains(&nobody) && said.contains("imprint up"),
+        "{said}"
+    );
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+}

@@ -1,0 +1,108 @@
+//! Kills whatever can be killed in the middle of a run, and compares every bit with a run that
+//! nothing happened to.
+
+use std::time::Duration;
+
+use imprint_e2e::{Lab, StoredReading, experiment};
+use nix::sys::signal::Signal;
+
+const LIMIT: Duration = Duration::from_secs(240);
+const N_UPDATES: usize = 240;
+const RUN: &str = "resume/scratch-paraphrase-b8-s0";
+
+fn resume_experiment() -> String {
+    experiment(
+        "resume",
+        "scenarios = ['paraphrase']\nbatch_sizes = [8]",
+        "name = 'scratch'\ninit = { hidden_size = 32, intermediate_size = 80, \
+         num_hidden_layers = 2, num_attention_heads = 4, tie_word_embeddings = true }",
+        &format!(
+            "[training]\nsteps = {N_UPDATES}\n\
+             learning_rate = {{ kind = 'constant', peak = 5e-3, warmup_steps = 10 }}\n\
+             [injection]\nstart = 5\nevery = 20\ncount = 3\nstagger = {{ groups = 5, every = 4 }}\n\
+             [saving]\nevery = 25\n[probing]\nswap = true"
+        ),
+    )
+}
+
+async fn undisturbed() -> Vec<StoredReading> {
+    let lab = Lab::start().await;
+    lab.complete("resume", &resume_experiment(), LIMIT).await;
+    lab.readings(lab.run_id(RUN).await).await
+}
+
+/// No gap, no duplicate, no mixing, and the bits of an undisturbed run.
+fn assert_same(disturbed: &[StoredReading], undisturbed: &[StoredReading]) {
+    assert_eq!(disturbed.len(), N_UPDATES + 1);
+    for (i, (got, want)) in disturbed.iter().zip(undisturbed).enumerate() {
+        assert_eq!((got.reading, got.step), (i as i32, i as i32));
+        assert!(
+            got.bits() == want.bits(),
+            "reading {i} differs (attempt {})",
+            got.attempt
+        );
+    }
+    assert!(
+        disturbed.is_sorted_by_key(|r| r.attempt),
+        "attempts are mixed on the step axis"
+    );
+}
+
+async fn n_attempts(lab: &Lab, run_id: i32) -> i64 {
+    sqlx::query_scalar("select count(*) from imprint.attempt where run_id = $1")
+        .bind(run_id)
+        .fetch_one(&lab.pool().await)
+        .await
+        .expect("count the attempts")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_services_trainers_and_databases_leave_no_trace() {
+    let want = undisturbed().await;
+    assert_eq!(want.len(), N_UPDATES + 1);
+
+    // The trainer: killed, then asked to stop.
+    let mut lab = Lab::start().await;
+    lab.submit(&resume_experiment()).await.expect("submit");
+    let run_id = lab.run_id(RUN).await;
+    lab.stored_at_least(run_id, 60).await;
+    lab.signal_trainer(run_id, Signal::SIGKILL).await;
+    let killed_at = lab.n_stored(run_id).await.expect("the database answers");
+    lab.stored_at_least(run_id, killed_at.max(120)).await;
+    lab.signal_trainer(run_id, Signal::SIGTERM).await;
+    lab.all_complete("resume", LIMIT).await;
+    assert_same(&lab.readings(run_id).await, &want);
+    assert_eq!(n_attempts(&lab, run_id).await, 3);
+    let superseded: i64 =
+        sqlx::query_scalar("select count(*) from imprint.superseded_reading where run_id = $1")
+            .bind(run_id)
+            .fetch_one(&lab.pool().await)
+            .await
+            .expect("count");
+    // State 50 was saved before reading 60 was stored, so what came after it was measured twice.
+    assert!(
+        superseded > 0,
+        "nothing was superseded though the trainer was killed between saves"
+    );
+    lab.kill_orchestrator();
+    drop(lab);
+
+    // The metrics service and the database: the trainer never stops.
+    let mut lab = Lab::start().await;
+    lab.submit(&resume_experiment()).await.expect("submit");
+    let run_id = lab.run_id(RUN).await;
+    lab.stored_at_least(run_id, 40).await;
+    lab.kill_metrics();
+    let acknowledged = lab.n_stored(run_id).await.expect("the database answers");
+    lab.start_metrics().await;
+    lab.stored_at_least(run_id, acknowledged + 20).await;
+    lab.db.kill_postmaster();
+    lab.db.restart().await;
+    lab.all_complete("resume", LIMIT).await;
+    assert_same(&lab.readings(run_id).await, &want);
+    assert_eq!(
+        n_attempts(&lab, run_id).await,
+        1,
+        "the trainer should never have stopped"
+    );
+}

@@ -164,10 +164,14 @@ fn max(x: &[f32]) -> f32 {
             lanes[l] = larger(chunk[l], lanes[l]);
         }
     }
-    lanes
-        .iter()
-        .chain(rest)
-        .fold(f32::NEG_INFINITY, |a, &b| larger(b, a))
+    let mut largest = f32::NEG_INFINITY;
+    for lane in lanes {
+        largest = larger(lane, largest);
+    }
+    for &x in rest {
+        largest = larger(x, largest);
+    }
+    largest
 }
 
 /// Replaces x by e^(x − shift) and returns their sum.
@@ -490,7 +494,9 @@ fn product(
         // One variable a row: as an array of arrays they would live in memory.
         let [mut s0, mut s1, mut s2, mut s3] = [[0.0_f32; LANES]; ROWS];
         for k in k.clone() {
-            let b: &[f32; LANES] = b[k * b_row + from..][..LANES].try_into().expect("LANES long");
+            let b: &[f32; LANES] = b[k * b_row + from..][..LANES]
+                .try_into()
+                .expect("LANES long");
             let a = &a[k * a_col..];
             add_product(&mut s0, a[0], b);
             add_product(&mut s1, a[a_row], b);

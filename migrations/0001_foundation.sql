@@ -308,10 +308,13 @@ declare
 begin
     foreach parent in array array['step_reading', 'update_stats', 'step_mean', 'probe_chunk'] loop
         part := format('%s_%s', parent, first);
-        if to_regclass('imprint.' || part) is null then
+        -- Not by to_regclass: after waiting for the lock it would answer from before it.
+        if not exists (select from pg_class
+            where relname = part and relnamespace = 'imprint'::regnamespace) then
             -- One creator at a time; the others find the table there.
             perform pg_advisory_xact_lock(hashtext('imprint.ensure_partitions'));
-            if to_regclass('imprint.' || part) is null then
+            if not exists (select from pg_class
+                where relname = part and relnamespace = 'imprint'::regnamespace) then
                 -- Attaching, unlike creating as a partition, does not wait for the table's users.
                 execute format(
                     'create table imprint.%I (like imprint.%I including all)', part, parent);

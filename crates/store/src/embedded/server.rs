@@ -1,6 +1,7 @@
 //! Making, starting, watching and stopping one server.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -97,11 +98,7 @@ impl Server {
     }
 
     async fn start_once(&self) -> Result<(), Error> {
-        // The file names a process that is not a server (any more); the server would believe it.
-        let pid_file = self.data.join("postmaster.pid");
-        if pid_file.exists() {
-            fs::remove_file(&pid_file).map_err(file("remove", &pid_file))?;
-        }
+        self.forget_dead_server()?;
         let conf = self.data.join("imprint.conf");
         fs::write(&conf, self.settings()).map_err(file("write", &conf))?;
         self.own(&conf)?;
@@ -133,6 +130,27 @@ impl Server {
             })
     }
 
+    /// Makes the files that a killed server left name no process.
+    ///
+    /// Its number may belong to another program by now, or to a dead process that nobody has
+    /// collected, and a new server would refuse to start because of it. The rest of the file stays:
+    /// by it the new server finds out whether processes of the old one still write.
+    fn forget_dead_server(&self) -> Result<(), Error> {
+        const NO_PROCESS: &str = "2147483647";
+        let pid_file = self.data.join("postmaster.pid");
+        if let Ok(text) = fs::read_to_string(&pid_file)
+            && let Some((_, rest)) = text.split_once('\n')
+        {
+            fs::write(&pid_file, format!("{NO_PROCESS}\n{rest}"))
+                .map_err(file("write", &pid_file))?;
+        }
+        let socket_lock = self.socket_dir.join(format!(".s.PGSQL.{}.lock", self.port));
+        match fs::remove_file(&socket_lock) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file("remove", &socket_lock)(e)),
+            _ => Ok(()),
+        }
+    }
+
     fn settings(&self) -> String {
         let socket_dir = self.socket_dir.display().to_string().replace('\'', "''");
         let mut settings = format!(
@@ -152,13 +170,13 @@ impl Server {
 
     fn reason_in_log(&self, from: usize) -> Option<String> {
         let log = fs::read(&self.log).ok()?;
-        String::from_utf8_lossy(log.get(from..)?)
+        let log = String::from_utf8_lossy(log.get(from..)?);
+        // Processes of a killed server may still say their own last words in between.
+        let reasons: Vec<&str> = log
             .lines()
-            .filter_map(|line| {
-                line.split_once("FATAL:")
-                    .map(|(_, why)| why.trim().to_owned())
-            })
-            .next_back()
+            .filter_map(|line| line.split_once("FATAL:").map(|(_, why)| why.trim()))
+            .collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     /// Makes the services' database if it is not there.
@@ -206,14 +224,12 @@ impl Server {
         let pid = self.pid_file_line(0)?.parse().ok()?;
         let lives = matches!(kill(Pid::from_raw(pid), None), Ok(()) | Err(Errno::EPERM));
         // The number may have gone to another program since, after a reboot for instance.
-        let is_server = fs::read_to_string(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.contains("postgres"));
-        let is_dead = fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-            stat.rsplit(')')
-                .next()
-                .is_some_and(|s| s.trim().starts_with('Z'))
-        });
-        (lives && is_server && !is_dead).then_some(pid)
+        let is_server = match fs::read_to_string(format!("/proc/{pid}/cmdline")) {
+            Ok(line) => line.contains("postgres"),
+            Err(_) => !Path::new("/proc/self").exists(),
+        };
+        // Dead, but not collected by its parent yet, a process has no command line any more.
+        (lives && is_server).then_some(pid)
     }
 
     /// The port of a server that already runs.

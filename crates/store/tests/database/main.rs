@@ -1,3 +1,85 @@
 //! Every query against a real Postgres.
 
 mod embedded;
+mod histories;
+mod ingest;
+mod results;
+mod schema;
+
+use imprint_core::{StepReadings, UpdateStats};
+use imprint_store::Store;
+use imprint_store::ingest::{Cursors, Message, Writer};
+use imprint_testkit::SeedRun;
+
+/// A reading whose values tell who measured it, when, and where they stand.
+fn reading(run: &SeedRun, index: u32, measured_by: u32) -> StepReadings {
+    let value = |span: u32| {
+        (0..run.n_probes())
+            .map(|probe| {
+                -((measured_by * 1000 + index) as f32) - (4 * probe + span) as f32 / 65536.
+            })
+            .collect()
+    };
+    StepReadings {
+        index,
+        step: run.reading_steps()[index as usize],
+        measured_by,
+        first_sum_nats: value(0),
+        target_sum_nats: value(1),
+        full_sum_nats: value(2),
+    }
+}
+
+fn update(step: u32, measured_by: u32) -> UpdateStats {
+    UpdateStats {
+        step,
+        measured_by,
+        loss_nats: f64::from(measured_by * 1000 + step),
+        learning_rate: 1e-3,
+        grad_norm: 2.0,
+        update_norm: 0.5,
+        n_tokens: 32,
+        n_injected_tokens: 8,
+        duration_ms: 4.0,
+    }
+}
+
+fn readings(run: &SeedRun, indices: std::ops::Range<u32>, measured_by: u32) -> Vec<Message> {
+    indices
+        .map(|i| Message::Reading(reading(run, i, measured_by)))
+        .collect()
+}
+
+fn updates(steps: std::ops::Range<u32>, measured_by: u32) -> Vec<Message> {
+    steps
+        .map(|t| Message::Update(update(t, measured_by)))
+        .collect()
+}
+
+fn cursors(next_reading: u32, next_update: u32) -> Cursors {
+    Cursors {
+        next_reading,
+        next_update,
+    }
+}
+
+/// Opens, and appends everything that a run of one attempt measures.
+async fn measure_all(store: &Store, run_id: i32, run: &SeedRun) {
+    let attempt = imprint_testkit::begin_attempt(store, run_id).await;
+    let (writer, _) = Writer::open(store, run_id, attempt, 0, "machine")
+        .await
+        .unwrap();
+    let n_readings = run.reading_steps().len() as u32;
+    for from in (0..n_readings).step_by(16) {
+        let to = (from + 16).min(n_readings);
+        writer
+            .append(&readings(run, from..to, attempt))
+            .await
+            .unwrap();
+    }
+    let done = writer
+        .append(&updates(0..run.n_updates, attempt))
+        .await
+        .unwrap();
+    assert_eq!(done.cursors, cursors(n_readings, run.n_updates));
+}

@@ -1,0 +1,528 @@
+//! The service as a trainer meets it: over a socket, with a real Postgres behind it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use imprint_core::{StepReadings, UpdateStats};
+use imprint_metrics::{bind, serve_on};
+use imprint_proto::pb;
+use imprint_proto::pb::ingest_request::Message as Request;
+use imprint_proto::pb::ingest_response::Message as Response;
+use imprint_proto::pb::metrics_client::MetricsClient;
+use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run, wait_until};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_types::StatusExt as _;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Service {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    ended: tokio::task::JoinHandle<Result<(), imprint_metrics::Error>>,
+}
+
+impl Service {
+    async fn start(db: &TestDb) -> Self {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let ended = tokio::spawn(serve_on(listener, db.store.clone(), shutdown.clone()));
+        Self {
+            address,
+            shutdown,
+            ended,
+        }
+    }
+
+    fn channel(&self) -> Channel {
+        imprint_proto::connect_lazy(&format!("http://{}", self.address)).unwrap()
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.ended)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+}
+
+/// The trainer's end of a stream.
+struct Trainer {
+    sender: mpsc::Sender<pb::IngestRequest>,
+    answers: Streaming<pb::IngestResponse>,
+}
+
+impl Trainer {
+    async fn connect(service: &Service, first: Request) -> Result<Self, Status> {
+        let (sender, messages) = mpsc::channel(64);
+        let message = Some(first);
+        sender.send(pb::IngestRequest { message }).await.unwrap();
+        let answers = MetricsClient::new(service.channel())
+            .ingest(ReceiverStream::new(messages))
+            .await?
+            .into_inner();
+        Ok(Self { sender, answers })
+    }
+
+    /// Connects and opens; returns the cursors too.
+    async fn open(service: &Service, open: pb::Open) -> Result<(Self, (u32, u32)), Status> {
+        let mut trainer = Self::connect(service, Request::Open(open)).await?;
+        match trainer.answer().await? {
+            Some(Response::Opened(at)) => Ok((trainer, (at.next_reading, at.next_update))),
+            other => panic!("{other:?} is no answer to `open`"),
+        }
+    }
+
+    async fn send(&self, message: Request) {
+        // Where the stream has ended, the answers tell why.
+        let message = Some(message);
+        let _ = self.sender.send(pb::IngestRequest { message }).await;
+    }
+
+    async fn answer(&mut self) -> Result<Option<Response>, Status> {
+        let answer = tokio::time::timeout(PATIENCE, self.answers.message())
+            .await
+            .expect("the service answers");
+        answer.map(|a| a.and_then(|a| a.message))
+    }
+
+    /// Waits until everything below the cursors is acknowledged.
+    async fn acknowledged(&mut self, next_reading: u32, next_update: u32) {
+        loop {
+            match self.answer().await.unwrap().expect("the stream goes on") {
+                Response::Acknowledged(a) => {
+                    if (a.next_reading, a.next_update) == (next_reading, next_update) {
+                        return;
+                    }
+                }
+                Response::Opened(_) => panic!("opened twice"),
+            }
+        }
+    }
+
+    async fn refusal(&mut self) -> Status {
+        loop {
+            match self.answer().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the stream ended well"),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+fn open(run_id: i32, attempt: u32, resume_step: u32) -> pb::Open {
+    pb::Open {
+        run_id,
+        attempt,
+        resume_step,
+        machine: "machine".to_owned(),
+    }
+}
+
+fn reading(run: &SeedRun, index: u32, measured_by: u32) -> Request {
+    let values = vec![-((measured_by * 1000 + index) as f32); run.n_probes() as usize];
+    let readings = StepReadings {
+        index,
+        step: run.reading_steps()[index as usize],
+        measured_by,
+        first_sum_nats: values.clone(),
+        target_sum_nats: values.clone(),
+        full_sum_nats: values,
+    };
+    Request::Reading((&readings).into())
+}
+
+fn update(step: u32, measured_by: u32) -> Request {
+    let stats = UpdateStats {
+        step,
+        measured_by,
+        loss_nats: f64::from(measured_by),
+        ..UpdateStats::default()
+    };
+    Request::Update((&stats).into())
+}
+
+/// (reading, attempt, value) of all that is stored.
+async fn stored(db: &TestDb, run_id: i32) -> Vec<(i32, i32, f32)> {
+    sqlx::query_as(
+        "select reading, attempt, target_sum_nats[1] from imprint.step_reading
+         where run_id = $1 order by reading",
+    )
+    .bind(run_id)
+    .fetch_all(db.store.pool())
+    .await
+    .unwrap()
+}
+
+fn measured(parts: &[(std::ops::Range<i32>, i32)]) -> Vec<(i32, i32, f32)> {
+    let row = |i, by: i32| (i, by, -((by * 1000 + i) as f32));
+    parts
+        .iter()
+        .flat_map(|(r, by)| r.clone().map(move |i| row(i, *by)))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_run_is_delivered_interrupted_and_resumed() {
+    let db = TestDb::start().await;
+    let service = Service::start(&db).await;
+    let run = SeedRun {
+        n_updates: 100,
+        ..SeedRun::default()
+    };
+    let id = seed_run(&db.store, &run).await;
+    begin_attempt(&db.store, id).await;
+
+    let (mut first, at) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
+    assert_eq!(at, (0, 0));
+    for t in 0..40 {
+        first.send(reading(&run, t, 1)).await;
+        first.send(update(t, 1)).await;
+    }
+    first.acknowledged(40, 40).await;
+
+    // The connection breaks; what was acknowledged before is replayed in part.
+    drop(first);
+    let (mut first, at) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
+    assert_eq!(at, (40, 40));
+    for t in 35..50 {
+        first.send(reading(&run, t, 1)).await;
+    }
+    first.acknowledged(50, 40).await;
+
+    begin_attempt(&db.store, id).await;
+    let (mut second, at) = Trainer::open(&service, open(id, 2, 45)).await.unwrap();
+    assert_eq!(at, (45, 40));
+    first.send(reading(&run, 50, 1)).await;
+    let stale = first.refusal().await;
+    assert_eq!(stale.code(), Code::Aborted, "{stale:?}");
+    assert_eq!(
+        stale.get_details_error_info().unwrap().reason,
+        "STALE_ATTEMPT"
+    );
+
+    for t in 40..45 {
+        second.send(update(t, 1)).await;
+    }
+    for t in 45..100 {
+        second.send(reading(&run, t, 2)).await;
+        second.send(update(t, 2)).await;
+    }
+    second.send(reading(&run, 100, 2)).await;
+    second.acknowledged(101, 100).await;
+    // The trainer says that it is done; so does the service.
+    let Trainer {
+        sender,
+        mut answers,
+    } = second;
+    drop(sender);
+    assert!(answers.message().await.unwrap().is_none());
+
+    assert_eq!(stored(&db, id).await, measured(&[(0..45, 1), (45..101, 2)]));
+    let request = pb::VerifyRunRequest {
+        run: "test/run".to_owned(),
+    };
+    let verified = MetricsClient::new(service.channel())
+        .verify_run(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (verified.readings_stored, verified.updates_stored),
+        (101, 100)
+    );
+    assert_eq!((verified.readings_superseded, verified.attempts), (5, 2));
+    assert!(verified.readings_missing.is_empty() && verified.readings_damaged.is_empty());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn each_kind_of_failure_has_its_code() {
+    let db = TestDb::start().await;
+    let service = Service::start(&db).await;
+    let run = SeedRun::default();
+    let id = seed_run(&db.store, &run).await;
+    begin_attempt(&db.store, id).await;
+    let refused_open = |open| async {
+        Trainer::open(&service, open)
+            .await
+            .map(|_| ())
+            .unwrap_err()
+            .code()
+    };
+    assert_eq!(refused_open(open(99, 1, 0)).await, Code::NotFound);
+    assert_eq!(refused_open(open(id, 2, 0)).await, Code::Aborted);
+    assert_eq!(refused_open(open(id, 1, 99)).await, Code::InvalidArgument);
+    let mut unopened = Trainer::connect(&service, update(0, 1)).await.unwrap();
+    assert_eq!(unopened.refusal().await.code(), Code::InvalidArgument);
+
+    let refused = |message| async {
+        let (mut trainer, _) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
+        trainer.send(message).await;
+        trainer.refusal().await
+    };
+    let gap = refused(reading(&run, 4, 1)).await;
+    assert_eq!(gap.code(), Code::OutOfRange);
+    assert_eq!(
+        gap.message(),
+        "reading 4 leaves a gap: reading 0 is expected"
+    );
+    let details = gap.get_details_error_info().unwrap();
+    assert_eq!(
+        (
+            details.reason.as_str(),
+            details.metadata["expected"].as_str()
+        ),
+        ("READING_GAP", "0")
+    );
+    assert_eq!(refused(update(3, 1)).await.code(), Code::OutOfRange);
+
+    let Request::Reading(good) = reading(&run, 0, 1) else {
+        unreachable!()
+    };
+    let positive = pb::Reading {
+        target_sum_nats: vec![1.0_f32; 15]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect(),
+        ..good.clone()
+    };
+    let short = pb::Reading {
+        full_sum_nats: good.full_sum_nats.slice(4..),
+        ..good.clone()
+    };
+    let of_the_future = pb::Reading {
+        measured_by: 2,
+        ..good
+    };
+    for (field, reading) in [
+        ("target_sum_nats", positive),
+        ("reading", short),
+        ("measured_by", of_the_future),
+    ] {
+        let invalid = refused(Request::Reading(reading)).await;
+        assert_eq!(invalid.code(), Code::InvalidArgument);
+        assert_eq!(
+            invalid.get_details_bad_request().unwrap().field_violations[0].field,
+            field
+        );
+    }
+    assert_eq!(
+        refused(Request::Open(open(id, 1, 0))).await.code(),
+        Code::InvalidArgument
+    );
+    assert_eq!(stored(&db, id).await, vec![]);
+
+    let unknown = pb::VerifyRunRequest {
+        run: "test/other".to_owned(),
+    };
+    let unknown = MetricsClient::new(service.channel())
+        .verify_run(unknown)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (unknown.code(), unknown.message()),
+        (Code::NotFound, "there is no run `test/other`")
+    );
+    service.stop().await;
+}
+
+/// A trainer that goes on sending, reconnecting and replaying while its database is killed.
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_when_postgres_is_killed() {
+    const N_UPDATES: u32 = 1500;
+    const N_KILLS: u32 = 3;
+    let db = TestDb::start_durable().await;
+    let service = Service::start(&db).await;
+    let run = SeedRun {
+        n_facts: 40,
+        n_updates: N_UPDATES,
+        ..SeedRun::default()
+    };
+    let id = seed_run(&db.store, &run).await;
+    begin_attempt(&db.store, id).await;
+
+    let progress = std::sync::atomic::AtomicU32::new(0);
+    let progress = &progress;
+    let deliver = async {
+        let mut acknowledged = 0;
+        let mut n_broken = 0;
+        while acknowledged <= N_UPDATES {
+            let (mut trainer, at) = match Trainer::open(&service, open(id, 1, 0)).await {
+                Ok(opened) => opened,
+                Err(status) => {
+                    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                    continue;
+                }
+            };
+            assert!(
+                at.0 >= acknowledged,
+                "{acknowledged} were acknowledged, {} are there",
+                at.0
+            );
+            let (sender, run) = (trainer.sender.clone(), run.clone());
+            let sending = tokio::spawn(async move {
+                for index in at.0..=N_UPDATES {
+                    let message = Some(reading(&run, index, 1));
+                    if sender.send(pb::IngestRequest { message }).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            while acknowledged <= N_UPDATES {
+                match trainer.answer().await {
+                    Ok(Some(Response::Acknowledged(a))) => acknowledged = a.next_reading,
+                    Ok(other) => panic!("{other:?} in the middle of a stream"),
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                        n_broken += 1;
+                        break;
+                    }
+                }
+                progress.store(acknowledged, std::sync::atomic::Ordering::Relaxed);
+            }
+            sending.abort();
+        }
+        n_broken
+    };
+    let kill = async {
+        for n in 1..=N_KILLS {
+            let due = n * N_UPDATES / (N_KILLS + 1);
+            wait_until(PATIENCE, "some readings are delivered", || async {
+                progress.load(std::sync::atomic::Ordering::Relaxed) > due
+            })
+            .await;
+            db.kill_postmaster();
+            db.restart().await;
+        }
+    };
+    let (n_broken, ()) = tokio::join!(deliver, kill);
+    assert!(n_broken >= 1, "no kill met a stream");
+    assert_eq!(
+        stored(&db, id).await,
+        measured(&[(0..N_UPDATES as i32 + 1, 1)])
+    );
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn health_follows_the_database() {
+    let db = TestDb::start_durable().await;
+    let service = Service::start(&db).await;
+    let is = |want: ServingStatus| {
+        let channel = service.channel();
+        async move {
+            for name in ["imprint.v1.Metrics", ""] {
+                let request = tonic_health::pb::HealthCheckRequest {
+                    service: name.to_owned(),
+                };
+                let answer = tonic_health::pb::health_client::HealthClient::new(channel.clone())
+                    .check(request)
+                    .await;
+                if answer.is_ok_and(|a| a.into_inner().status() == want) {
+                    continue;
+                }
+                return false;
+            }
+            true
+        }
+    };
+    wait_until(PATIENCE, "it serves", || is(ServingStatus::Serving)).await;
+    db.kill_postmaster();
+    wait_until(PATIENCE, "it says that it cannot", || {
+        is(ServingStatus::NotServing)
+    })
+    .await;
+    let request = pb::VerifyRunRequest {
+        run: "test/run".to_owned(),
+    };
+    let down = MetricsClient::new(service.channel())
+        .verify_run(request)
+        .await
+        .unwrap_err();
+    assert_eq!(down.code(), Code::Unavailable);
+    assert_eq!(down.message(), "the database cannot be reached");
+    db.restart().await;
+    wait_until(PATIENCE, "it serves again", || is(ServingStatus::Serving)).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn reflection_lists_what_is_served() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let db = TestDb::start().await;
+    let service = Service::start(&db).await;
+    let ask = |message_request| {
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(message_request),
+        };
+        let mut client = ServerReflectionClient::new(service.channel());
+        async move {
+            let mut answers = client
+                .server_reflection_info(tokio_stream::once(request))
+                .await
+                .unwrap()
+                .into_inner();
+            answers
+                .next()
+                .await
+                .unwrap()
+                .unwrap()
+                .message_response
+                .unwrap()
+        }
+    };
+    let MessageResponse::ListServicesResponse(list) =
+        ask(MessageRequest::ListServices(String::new())).await
+    else {
+        panic!("no list");
+    };
+    let mut names: Vec<_> = list.service.into_iter().map(|s| s.name).collect();
+    names.sort();
+    assert!(
+        names.contains(&"imprint.v1.Metrics".to_owned()),
+        "{names:?}"
+    );
+    assert!(
+        !names.contains(&"imprint.v1.Orchestrator".to_owned()),
+        "{names:?}"
+    );
+    let symbol = MessageRequest::FileContainingSymbol("imprint.v1.Metrics.Ingest".to_owned());
+    assert!(matches!(
+        ask(symbol).await,
+        MessageResponse::FileDescriptorResponse(_)
+    ));
+    service.stop().await;
+}
+
+/// A shutdown commits and acknowledges what was received, then tells the trainer to come back.
+#[tokio::test]
+async fn a_shutdown_ends_open_streams() {
+    let db = TestDb::start().await;
+    let service = Service::start(&db).await;
+    let run = SeedRun::default();
+    let id = seed_run(&db.store, &run).await;
+    begin_attempt(&db.store, id).await;
+    let (mut trainer, _) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
+    trainer.send(reading(&run, 0, 1)).await;
+    trainer.acknowledged(1, 0).await;
+    let started = std::time::Instant::now();
+    let (ended, ()) = tokio::join!(trainer.refusal(), service.stop());
+    assert_eq!(ended.code(), Code::Unavailable);
+    drop(trainer);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(stored(&db, id).await, measured(&[(0..1, 1)]));
+}

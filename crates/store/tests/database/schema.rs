@@ -1,0 +1,70 @@
+use imprint_testkit::{SeedRun, TestDb, seed_run};
+
+/// People read the schema with `\d+`.
+#[tokio::test]
+async fn every_table_view_and_function_says_what_it_is() {
+    let db = TestDb::start().await;
+    let silent: Vec<String> = sqlx::query_scalar(
+        "select c.relname::text from pg_class c
+         where c.relnamespace = 'imprint'::regnamespace and c.relkind in ('r', 'p', 'v')
+             and obj_description(c.oid, 'pg_class') is null
+         union all
+         select proname::text from pg_proc
+         where pronamespace = 'imprint'::regnamespace and obj_description(oid, 'pg_proc') is null",
+    )
+    .fetch_all(db.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(silent, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn partitions_are_made_once_while_others_write() {
+    let db = TestDb::start().await;
+    let id = seed_run(&db.store, &SeedRun::default()).await;
+    let mut writing = db.store.pool().begin().await.unwrap();
+    for statement in [
+        "select imprint.ensure_partitions($1)",
+        "insert into imprint.step_reading select $1, 0, 0, 1, '{}', '{}', '{}'",
+    ] {
+        sqlx::query(statement)
+            .bind(id)
+            .execute(&mut *writing)
+            .await
+            .unwrap();
+    }
+    writing.commit().await.unwrap();
+    let mut writing = db.store.pool().begin().await.unwrap();
+    sqlx::query("insert into imprint.step_reading select $1, 1, 1, 1, '{}', '{}', '{}'")
+        .bind(id)
+        .execute(&mut *writing)
+        .await
+        .unwrap();
+    let make = |run_id: i32| {
+        sqlx::query("select imprint.ensure_partitions($1)")
+            .bind(run_id)
+            .execute(db.store.pool())
+    };
+    let made = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        tokio::try_join!(make(1000), make(1001), make(1002), make(5000), make(1000))
+    })
+    .await
+    .expect("a writer is not waited for");
+    made.unwrap();
+    writing.commit().await.unwrap();
+    let n: i64 = sqlx::query_scalar(
+        "select count(*) from pg_inherits where inhparent = 'imprint.step_reading'::regclass",
+    )
+    .fetch_one(db.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(n, 3);
+    let stored: String = sqlx::query_scalar(
+        "select string_agg(attstorage::text, '') from pg_attribute
+         where attrelid = 'imprint.step_reading_0'::regclass and attname like '%_sum_nats'",
+    )
+    .fetch_one(db.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(stored, "eee", "arrays of noise are kept as they are");
+}

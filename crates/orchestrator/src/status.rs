@@ -10,6 +10,7 @@ pub(crate) fn invalid(line: impl Into<String>) -> Status {
 }
 
 /// A failed query's status; what is nobody's fault but ours is logged here.
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` wants")]
 pub(crate) fn from_store(error: StoreError) -> Status {
     let line = one_line(&error);
     match error {

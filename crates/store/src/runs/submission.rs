@@ -330,10 +330,10 @@ async fn insert_probe_set(db: &mut PgConnection, set: &NewProbeSet) -> sqlx::Res
     .await?;
     let Some(probe_set_id) = inserted else {
         let sql = "select probe_set_id from imprint.probe_set where sha256 = $1";
-        return Ok(sqlx::query_scalar(sql)
+        return sqlx::query_scalar(sql)
             .bind(&set.sha256)
             .fetch_one(db)
-            .await?);
+            .await;
     };
     let column =
         |of: fn(&NewProbe) -> i32| -> Vec<i32> { set.probes.iter().map(of).collect::<Vec<_>>() };

@@ -32,7 +32,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings of the service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Port 0 takes a free one: use [`bind`] and [`serve_on`] to learn which.
     pub listen: SocketAddr,

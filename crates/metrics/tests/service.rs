@@ -290,10 +290,7 @@ async fn each_kind_of_failure_has_its_code() {
         unreachable!()
     };
     let positive = pb::Reading {
-        target_sum_nats: vec![1.0_f32; 15]
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
+        target_sum_nats: [1.0_f32; 15].iter().flat_map(|v| v.to_le_bytes()).collect(),
         ..good.clone()
     };
     let short = pb::Reading {

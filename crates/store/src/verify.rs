@@ -41,7 +41,8 @@ impl Verification {
 /// [`Error::NotFound`] for an unknown label.
 pub async fn verify(store: &Store, label: &str) -> Result<Verification, Error> {
     let doing = || Error::doing(format!("verify run {label}"));
-    let run: Option<(i32, String, i32, i32, Vec<i32>, i64, i32)> = sqlx::query_as(
+    type Row = (i32, String, i32, i32, Vec<i32>, i64, i32);
+    let run: Option<Row> = sqlx::query_as(
         "select r.run_id, r.state, p.n_probes, r.n_updates, r.reading_steps,
              (select count(*) from imprint.superseded_reading s where s.run_id = r.run_id),
              coalesce((select max(attempt) from imprint.attempt a where a.run_id = r.run_id), 0)

@@ -92,7 +92,7 @@ impl VectorUnit {
 fn exp(x: f32) -> f32 {
     /// Adding and subtracting it rounds to the nearest whole number.
     const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     // Comparisons in this order let NaN through.
     let x = if x < -87.3 { -87.3 } else { x };
@@ -458,10 +458,12 @@ impl Rotary {
         let (out1, out2) = out.split_at_mut(half);
         let cos = &self.cos[position * half..][..half];
         let sin = &self.sin[position * half..][..half];
-        for i in 0..half {
-            let (c, s) = (scale * cos[i], scale * sign * sin[i]);
-            out1[i] = x1[i] * c - x2[i] * s;
-            out2[i] = x2[i] * c + x1[i] * s;
+        let turns = cos.iter().zip(sin);
+        let pairs = x1.iter().zip(x2).zip(out1.iter_mut().zip(out2));
+        for (((x1, x2), (out1, out2)), (cos, sin)) in pairs.zip(turns) {
+            let (cos, sin) = (scale * cos, scale * sign * sin);
+            *out1 = x1 * cos - x2 * sin;
+            *out2 = x2 * cos + x1 * sin;
         }
     }
 }

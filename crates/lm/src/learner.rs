@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Tensor;
 use imprint_core::{OptimizerSpec, ProbeSums};
@@ -329,7 +329,7 @@ impl Learner {
         let config = format!("{:#}\n", self.decoder.config.to_json());
         checkpoint::write_text(&dir.join(CONFIG), &config)?;
         let tensors = [(&self.decoder.parameters, "")];
-        self.write(dir.join(checkpoint::WEIGHTS), &tensors)?;
+        self.write(&dir.join(checkpoint::WEIGHTS), &tensors)?;
         checkpoint::sync_dir(dir)
     }
 
@@ -344,12 +344,12 @@ impl Learner {
         let exp_avg = moments.iter().map(|m| m.exp_avg.clone()).collect();
         let exp_avg_sq = moments.iter().map(|m| m.exp_avg_sq.clone()).collect();
         let tensors = [(&exp_avg, EXP_AVG), (&exp_avg_sq, EXP_AVG_SQ)];
-        self.write(dir.join(OPTIMIZER), &tensors)?;
+        self.write(&dir.join(OPTIMIZER), &tensors)?;
         checkpoint::sync_dir(dir)
     }
 
     /// Writes tables of matrices shaped as the parameters, named by key and suffix.
-    fn write(&self, path: PathBuf, tables: &[(&Vec<Tensor<2>>, &str)]) -> Result<(), Error> {
+    fn write(&self, path: &Path, tables: &[(&Vec<Tensor<2>>, &str)]) -> Result<(), Error> {
         let shapes = &self.decoder.layout.parameters;
         let tables: Vec<(Vec<Matrix>, &str)> = (tables.iter())
             .map(|(table, suffix)| {
@@ -377,7 +377,7 @@ impl Learner {
             ("format".to_owned(), "pt".to_owned()),
             (N_UPDATES.to_owned(), self.optimizer.n_updates.to_string()),
         ]);
-        checkpoint::write_matrices(&path, &matrices, metadata)
+        checkpoint::write_matrices(path, &matrices, metadata)
     }
 }
 

@@ -62,7 +62,7 @@ impl Attention {
 
     /// # Shapes
     /// `[q; k; v]` [N, 3D] → [N, D].
-    pub(crate) fn forward(&self, qkv: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, qkv: &Tensor<2>) -> Tensor<2> {
         let (h, c, t) = (self.n_heads, self.head_dim, self.seq_len);
         let n = qkv.dims()[0];
         let heads = |part: usize| {

@@ -364,7 +364,9 @@ impl<'a> Tape<'a> {
             }
             Kernels::Tensor => {
                 let attention = reference::Attention::new(attention, &device);
-                self.by_definition(&qkv.value, &qkv.gradient, move |qkv| attention.forward(qkv))
+                self.by_definition(&qkv.value, &qkv.gradient, move |qkv| {
+                    attention.forward(&qkv)
+                })
             }
         }
     }

@@ -159,9 +159,9 @@ proptest! {
         let qkv = values(n * 3 * d, seed);
         let gradient = values(n * d, seed ^ 1);
         let (out, log_sums) = attention.forward(&qkv);
-        assert_near(&out, definition.forward(tensor(&qkv, 3 * d)), 2e-5);
+        assert_near(&out, definition.forward(&tensor(&qkv, 3 * d)), 2e-5);
         let expected = reference::pull_back(
-            |qkv| definition.forward(qkv),
+            |qkv| definition.forward(&qkv),
             tensor(&qkv, 3 * d),
             tensor(&gradient, d),
         );

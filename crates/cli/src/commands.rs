@@ -16,7 +16,8 @@ pub(crate) mod up;
 pub(crate) mod verify;
 pub(crate) mod watch;
 
-use std::io::IsTerminal as _;
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -28,7 +29,7 @@ use crate::place::Place;
 /// Runs the command that was typed.
 pub(crate) async fn run(Arguments { place, command }: Arguments) -> Outcome {
     let services = matches!(command, Command::Up(_) | Command::Serve(_));
-    start_log(&place, if services { "info" } else { "warn" })?;
+    start_log(&place, if services { "info,sqlx=warn" } else { "warn" })?;
     match command {
         Command::Up(arguments) => up::run(&place, arguments).await,
         Command::Serve(role) => serve::run(&place, role).await,
@@ -54,15 +55,29 @@ fn start_log(place: &Place, default: &str) -> Result<(), Failure> {
         .map_err(|err| Failure::bad_input(format!("--log {filter}: {err}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();
     Ok(())
 }
 
+/// Prints a line or more of the answer.
+///
+/// A reader that has gone, such as `head`, has had enough: that is no error.
+///
+/// # Errors
+/// When stdout cannot be written for another reason.
+fn tell(text: impl fmt::Display) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::doing("write to stdout")(err))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Prints an answer for a program.
-fn print_json(answer: &impl Serialize) {
-    let json = serde_json::to_string_pretty(answer).expect("answers are plain data");
-    println!("{json}");
+fn print_json(answer: &impl Serialize) -> Result<(), Failure> {
+    tell(serde_json::to_string_pretty(answer).expect("answers are plain data"))
 }

@@ -122,11 +122,21 @@ pub(crate) fn state_word(state: pb::RunState) -> &'static str {
     }
 }
 
+/// Readings that are on their way for less than this are not worth a word.
+const ON_THEIR_WAY_SECONDS: f32 = 5.0;
+
 /// Why a run waits or failed, and since when readings wait to be delivered; empty where all is well.
 pub(crate) fn note(run: &pb::Run) -> String {
     let undelivered = run
         .undelivered_since_step
-        .filter(|_| !is_over(run))
+        .filter(|&since| match run.state() {
+            pb::RunState::Running => {
+                let n_steps = run.step.saturating_sub(since) as f32;
+                n_steps > ON_THEIR_WAY_SECONDS * run.steps_per_second
+            }
+            pb::RunState::Delivering => true,
+            _ => false,
+        })
         .map(|step| format!("undelivered since step {step}"));
     let reason = (!run.reason.is_empty()).then(|| run.reason.clone());
     let parts: Vec<String> = [reason, undelivered].into_iter().flatten().collect();

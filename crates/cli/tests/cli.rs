@@ -21,7 +21,7 @@ fn imprint(data_dir: &Path, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn fails(arguments: &[&str], code: i32, want: Expect) {
+fn fails(arguments: &[&str], code: i32, want: &Expect) {
     let data_dir = tempfile::tempdir().unwrap();
     let output = imprint(data_dir.path(), arguments);
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -40,21 +40,21 @@ fn a_service_that_is_not_there_is_exit_code_3() {
     fails(
         &["list"],
         3,
-        expect![[r#"
+        &expect![[r#"
         imprint: no orchestrator service answers at http://127.0.0.1:1; start one with `imprint up`
     "#]],
     );
     fails(
         &["submit", experiment, "--dry-run"],
         3,
-        expect![[r#"
+        &expect![[r#"
         imprint: no orchestrator service answers at http://127.0.0.1:1; start one with `imprint up`
     "#]],
     );
     fails(
         &["verify", "mine/late-once-b4-s0"],
         3,
-        expect![[r#"
+        &expect![[r#"
         imprint: no metrics service answers at http://127.0.0.1:1; start one with `imprint up`
     "#]],
     );
@@ -65,14 +65,14 @@ fn a_database_that_is_not_there_is_exit_code_3() {
     fails(
         &["results", "mine"],
         3,
-        expect![[r#"
+        &expect![[r#"
         imprint: there is no private database in <data>/postgres yet; `imprint up` makes one
     "#]],
     );
     fails(
         &["sql", "--print"],
         3,
-        expect![[r#"
+        &expect![[r#"
         imprint: there is no private database in <data>/postgres yet; `imprint up` makes one
     "#]],
     );
@@ -83,28 +83,28 @@ fn bad_input_is_exit_code_2() {
     fails(
         &["submit", "no-such-file.toml"],
         2,
-        expect![[r#"
+        &expect![[r#"
         imprint: no-such-file.toml: No such file or directory (os error 2)
     "#]],
     );
     fails(
         &["up", "--trainer", "/no/such/trainer"],
         2,
-        expect![[r#"
+        &expect![[r#"
         imprint: --trainer /no/such/trainer: no such file
     "#]],
     );
     fails(
         &["--orchestrator", "not an address", "list"],
         2,
-        expect![[r#"
+        &expect![[r#"
         imprint: `not an address` is not an address of a service (want something like http://127.0.0.1:7431): invalid URI: invalid uri character
     "#]],
     );
     fails(
         &["--log", "=", "list"],
         2,
-        expect![[r#"
+        &expect![[r#"
         imprint: --log =: invalid filter directive
     "#]],
     );

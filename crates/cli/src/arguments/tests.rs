@@ -24,7 +24,7 @@ fn every_command_teaches_with_an_example() {
 }
 
 #[track_caller]
-fn long_help(command: &str, want: Expect) {
+fn long_help(command: &str, want: &Expect) {
     let mut arguments = Arguments::command().term_width(100);
     arguments.build();
     let command = arguments.find_subcommand_mut(command).expect("a command");
@@ -42,7 +42,7 @@ fn long_help(command: &str, want: Expect) {
 fn help_of_submit() {
     long_help(
         "submit",
-        expect![[r#"
+        &expect![[r#"
         Submit an experiment file: its matrix becomes runs, and those that are new are queued.
 
         The file is TOML; `experiments/minimal.toml` is the shortest one and `experiments/paper.toml`
@@ -82,7 +82,7 @@ fn help_of_submit() {
 fn help_of_results() {
     long_help(
         "results",
-        expect![[r#"
+        &expect![[r#"
         Show how facts were acquired and forgotten: effectivity, decay and threshold, with controls.
 
         A row for every run, arm and depth of probe. `own` is what a fact's probes gained by an

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::tell;
 use crate::client::Orchestrator;
 use crate::failure::Outcome;
 use crate::place::Place;
@@ -25,10 +26,10 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     let run = arguments.run.unwrap_or_default();
     let cancelled = orchestrator.cancel(&arguments.experiment, &run).await?;
     if cancelled.is_empty() {
-        println!("nothing to cancel");
+        tell("nothing to cancel")?;
     }
     for run in cancelled {
-        println!("{run}  cancelled");
+        tell(format_args!("{run}  cancelled"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,11 +11,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use imprint_analysis::{Preset, Settings, SummaryRow, analyse, summary_csv};
-use imprint_core::Span;
+use imprint_core::{Depth, Span};
 use imprint_store::embedded::{Durability, Embedded};
 use imprint_world::{World, WorldConfig};
 
-use super::{figure, machine, results, submit, verify, watch};
+use super::{figure, machine, results, submit, tell, verify, watch};
 use crate::client::Orchestrator;
 use crate::database::{self, Database};
 use crate::failure::{Failure, Outcome};
@@ -58,7 +58,12 @@ const MARKER: &str = ".imprint-demo";
 
 pub(crate) async fn run(_: &Place, arguments: Arguments) -> Outcome {
     let began = Instant::now();
-    let stage = |what: &str| println!("\n[{:>3} s] {what}", began.elapsed().as_secs());
+    let stage = |what: &str| {
+        tell(format_args!(
+            "\n[{:>3} s] {what}",
+            began.elapsed().as_secs()
+        ))
+    };
     let setup = Setup {
         trainer: machine::trainer(arguments.trainer)?,
         slots: SLOTS,
@@ -72,7 +77,7 @@ pub(crate) async fn run(_: &Place, arguments: Arguments) -> Outcome {
     stage(&format!(
         "writing a synthetic world into {}",
         dir.join("world").display()
-    ));
+    ))?;
     let world = World::generate(WorldConfig::demo()).map_err(Failure::doing("make a world"))?;
     world
         .write(&dir.join("world"))
@@ -80,24 +85,28 @@ pub(crate) async fn run(_: &Place, arguments: Arguments) -> Outcome {
     let (pretrain, matrix) = (dir.join("demo-pretrain.toml"), dir.join("demo.toml"));
     write(&pretrain, PRETRAIN)?;
     write(&matrix, MATRIX)?;
-    tell_of(&world);
+    tell_of(&world)?;
 
-    stage("starting the database, the metrics service and the orchestrator");
+    stage("starting the database, the metrics service and the orchestrator")?;
     let place = Place::private(&data_dir);
     let mut system = System::start(&place, setup).await?;
-    println!("orchestrator  {}", system.services().orchestrator);
-    println!("metrics       {}", system.services().metrics);
-    println!("database      {}", system.psql_line());
+    let addresses = format!(
+        "orchestrator  {}\nmetrics       {}\ndatabase      {}",
+        system.services().orchestrator,
+        system.services().metrics,
+        system.psql_line(),
+    );
     let psql_line = system.psql_line().to_owned();
 
     let shown = async {
-        stage("pretraining one model from scratch; its states at two steps are the checkpoints");
+        tell(addresses)?;
+        stage("pretraining one model from scratch; its states at two steps are the checkpoints")?;
         submit_and_watch(&place, &pretrain, PRETRAIN_NAME).await?;
-        stage("injecting facts: 2 checkpoints × 3 scenarios × 2 batch sizes, two runs at a time");
+        stage("injecting facts: 2 checkpoints × 3 scenarios × 2 batch sizes, two runs at a time")?;
         submit_and_watch(&place, &matrix, MATRIX_NAME).await?;
-        stage("checking that every reading is stored");
+        stage("checking that every reading is stored")?;
         verify_all(&place).await?;
-        stage("what came out");
+        stage("what came out")?;
         show_results(&place, &dir).await
     };
     let shown = until_stopped(shown, &mut system).await;
@@ -105,19 +114,21 @@ pub(crate) async fn run(_: &Place, arguments: Arguments) -> Outcome {
     shown?;
     stopped?;
 
-    println!(
+    tell(format_args!(
         "\nDone in {} s. To go on from here:\n\n  \
-         imprint --data-dir {data} up\n\n\
+         {program} --data-dir {data} up\n\n\
          starts the services again; then, in another terminal,\n\n  \
          {psql_line}\n  \
-         imprint --data-dir {data} sql -c \"select * from imprint.run_summary\"\n  \
-         imprint --data-dir {data} submit {file} --dry-run\n\n\
+         {program} --data-dir {data} sql -c \"select * from imprint.run_summary\"\n  \
+         {program} --data-dir {data} submit {file} --dry-run\n\n\
          and change {file}, or copy experiments/minimal.toml for a model, corpus and facts of your \
          own.",
         began.elapsed().as_secs(),
+        // As it was typed: after a build it is seldom on PATH.
+        program = std::env::args().next().as_deref().unwrap_or("imprint"),
         data = data_dir.display(),
         file = matrix.display(),
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -193,27 +204,32 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// One fact, so that it is plain what is learnt and asked.
-fn tell_of(world: &World) {
+fn tell_of(world: &World) -> Result<(), Failure> {
     let Some(fact) = world.facts().first() else {
-        return;
+        return Ok(());
     };
-    println!("{} facts, of which this is the first:", world.facts().len());
-    println!("  shown    {}", fact.passage);
-    for probe in [0, 1, 2]
-        .map(imprint_core::Depth::from_index)
-        .into_iter()
-        .flatten()
-    {
-        if let Some(p) = fact.probes.iter().find(|p| p.depth == probe) {
-            println!("  {:<8} {} → {}", probe.as_str(), p.prompt, p.target);
+    tell(format_args!(
+        "{} facts, of which this is the first:",
+        world.facts().len()
+    ))?;
+    tell(format_args!("  shown    {}", fact.passage))?;
+    for depth in Depth::ALL {
+        if let Some(p) = fact.probes.iter().find(|p| p.depth == depth) {
+            tell(format_args!(
+                "  {:<8} {} → {}",
+                depth.as_str(),
+                p.prompt,
+                p.target
+            ))?;
         }
     }
+    Ok(())
 }
 
 async fn submit_and_watch(place: &Place, file: &Path, name: &str) -> Result<(), Failure> {
     let orchestrator = Orchestrator::connect(place).await?;
     let submitted = orchestrator.submit(submit::request(file, false)?).await?;
-    println!("{}", submit::as_table(&submitted.runs));
+    tell(submit::as_table(&submitted.runs))?;
     watch::until_ended(&orchestrator, name).await.map(drop)
 }
 
@@ -227,7 +243,7 @@ async fn verify_all(place: &Place) -> Result<(), Failure> {
                 .map(verify::Row::from),
         );
     }
-    println!("{}", verify::as_table(&rows));
+    tell(verify::as_table(&rows))?;
     if rows.iter().all(|r| r.clean) {
         Ok(())
     } else {
@@ -246,17 +262,24 @@ async fn show_results(place: &Place, dir: &Path) -> Result<(), Failure> {
         .flat_map(|run| analyse(run, &settings))
         .map(|group| group.row)
         .collect();
-    println!("{}\n\n{}", results::as_table(&rows), results::LEGEND);
-    println!("\n{}", findings::findings(&rows));
+    tell(format_args!(
+        "{}\n\n{}",
+        results::as_table(&rows),
+        results::LEGEND
+    ))?;
+    tell(format_args!("\n{}", findings::findings(&rows)))?;
     let csv = dir.join("results.csv");
     write(&csv, &summary_csv(&rows))?;
     let figures = figure::draw(&runs, &settings, &dir.join("figures"))?;
-    println!("\nEvery column is in {}; the figures:", csv.display());
+    tell(format_args!(
+        "\nEvery column is in {}; the figures:",
+        csv.display()
+    ))?;
     let pictures = figures
         .iter()
         .filter(|f| f.extension().is_some_and(|e| e == "png"));
     for picture in pictures {
-        println!("  {}", picture.display());
+        tell(format_args!("  {}", picture.display()))?;
     }
     Ok(())
 }

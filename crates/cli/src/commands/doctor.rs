@@ -9,7 +9,7 @@ use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
 use super::machine::{on_path, trainer};
-use super::print_json;
+use super::{print_json, tell};
 use crate::arguments::Output;
 use crate::database;
 use crate::failure::{Failure, Outcome};
@@ -95,8 +95,8 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
         service("metrics", &place.metrics_url()).await,
     ];
     match arguments.output {
-        Output::Json => print_json(&checks),
-        Output::Table => println!("{}", as_table(&checks)),
+        Output::Json => print_json(&checks)?,
+        Output::Table => tell(as_table(&checks))?,
     }
     Ok(if checks.iter().any(|c| c.verdict == Verdict::Missing) {
         ExitCode::FAILURE
@@ -168,7 +168,7 @@ fn gpu() -> Option<String> {
 }
 
 /// Below this a run's states and readings soon have no room.
-const LITTLE_SPACE_BYTES: u64 = 2 << 30;
+const LITTLE_SPACE_GIB: f64 = 2.0;
 
 /// Free space where the data directory is or will be.
 fn disk(data_dir: &Path) -> Check {
@@ -178,13 +178,14 @@ fn disk(data_dir: &Path) -> Check {
         .unwrap_or(data_dir);
     match statvfs(there) {
         Ok(stat) => {
-            let free_bytes = stat.blocks_available() as u64 * stat.fragment_size() as u64;
-            let verdict = if free_bytes < LITTLE_SPACE_BYTES {
+            // In floating point: the two counts have other types on other systems.
+            let free_bytes = stat.blocks_available() as f64 * stat.fragment_size() as f64;
+            let free_gib = free_bytes / f64::from(1 << 30);
+            let verdict = if free_gib < LITTLE_SPACE_GIB {
                 Verdict::Note
             } else {
                 Verdict::Ok
             };
-            let free_gib = free_bytes as f64 / f64::from(1 << 30);
             Check::new(
                 "disk",
                 verdict,

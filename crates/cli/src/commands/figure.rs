@@ -12,6 +12,7 @@ use imprint_analysis::figures::{
 use imprint_analysis::{RunData, Settings, analyse};
 
 use super::results::Reading;
+use super::tell;
 use crate::database::Database;
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
@@ -40,9 +41,9 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     let database = Database::open(place).await?;
     let loaded = readings::load(&database.store, &arguments.name, arguments.reading.span).await;
     database.close().await?;
-    let settings = Settings::of(arguments.reading.preset);
+    let settings = arguments.reading.settings();
     for path in draw(&loaded?, &settings, &arguments.out)? {
-        println!("{}", path.display());
+        tell(path.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

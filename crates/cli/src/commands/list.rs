@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use imprint_proto::pb;
 use serde::Serialize;
 
-use super::print_json;
+use super::{print_json, tell};
 use crate::arguments::Output;
 use crate::client::Orchestrator;
 use crate::failure::Outcome;
@@ -47,11 +47,11 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     let experiments = orchestrator.experiments().await?;
     let rows: Vec<Row> = experiments.into_iter().map(Row::from).collect();
     match arguments.output {
-        Output::Json => print_json(&rows),
+        Output::Json => print_json(&rows)?,
         Output::Table if rows.is_empty() => {
-            println!("no experiment yet; `imprint submit FILE` begins one");
+            tell("no experiment yet; `imprint submit FILE` begins one")?;
         }
-        Output::Table => println!("{}", as_table(&rows)),
+        Output::Table => tell(as_table(&rows))?,
     }
     Ok(ExitCode::SUCCESS)
 }

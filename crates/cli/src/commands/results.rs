@@ -1,12 +1,14 @@
 //! `imprint results`: what runs say, as numbers.
 
+mod significance;
+
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 use imprint_analysis::{Preset, Settings, SummaryRow, analyse, summary_csv};
 use imprint_core::Span;
 
-use super::print_json;
+use super::{print_json, tell};
 use crate::database::Database;
 use crate::failure::Outcome;
 use crate::place::Place;
@@ -30,6 +32,14 @@ pub(crate) struct Arguments {
     /// A table for people, JSON or CSV for programs.
     #[arg(long, value_enum, default_value_t)]
     output: Format,
+    /// Show signed-rank tests over facts instead, a row for every run and arm.
+    ///
+    /// jump: the first exposure raises log-probability; first: it does so more than the second;
+    /// binding: the fact gains more than its target after another fact's subject; decay: less is
+    /// left late than early. One-sided p-values, on null-subtracted means over memorization and
+    /// semantic generalization.
+    #[arg(long)]
+    tests: bool,
     #[command(flatten)]
     reading: Reading,
 }
@@ -52,6 +62,24 @@ pub(crate) struct Reading {
     /// Whose reading of the formulas: the `paper`'s text or its released `code`.
     #[arg(long, value_name = "PRESET", value_parser = preset, default_value = "paper")]
     pub(crate) preset: Preset,
+    /// Look for an exposure's peak this many steps after it, at most [default: the preset's 50].
+    #[arg(long, value_name = "STEPS")]
+    window: Option<u32>,
+    /// Call retainability late from this many steps after the peak on [default: half of the steps
+    /// that every probe has].
+    #[arg(long, value_name = "STEPS")]
+    late_from: Option<u32>,
+}
+
+impl Reading {
+    pub(crate) fn settings(&self) -> Settings {
+        let preset = Settings::of(self.preset);
+        Settings {
+            window_steps: self.window.unwrap_or(preset.window_steps),
+            late_from_steps: self.late_from.or(preset.late_from_steps),
+            ..preset
+        }
+    }
 }
 
 fn span(text: &str) -> Result<Span, String> {
@@ -69,16 +97,25 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     let database = Database::open(place).await?;
     let loaded = readings::load(&database.store, &arguments.name, arguments.reading.span).await;
     database.close().await?;
-    let settings = Settings::of(arguments.reading.preset);
-    let rows: Vec<SummaryRow> = loaded?
+    let (runs, settings) = (loaded?, arguments.reading.settings());
+    if arguments.tests {
+        let rows = significance::rows(&runs, &settings);
+        match arguments.output {
+            Format::Json => print_json(&rows)?,
+            Format::Csv => tell(significance::as_csv(&rows))?,
+            Format::Table => tell(significance::as_table(&rows))?,
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<SummaryRow> = runs
         .iter()
         .flat_map(|run| analyse(run, &settings))
         .map(|group| group.row)
         .collect();
     match arguments.output {
-        Format::Json => print_json(&rows),
-        Format::Csv => print!("{}", summary_csv(&rows)),
-        Format::Table => println!("{}\n\n{LEGEND}", as_table(&rows)),
+        Format::Json => print_json(&rows)?,
+        Format::Csv => tell(summary_csv(&rows).trim_end())?,
+        Format::Table => tell(format_args!("{}\n\n{LEGEND}", as_table(&rows)))?,
     }
     Ok(ExitCode::SUCCESS)
 }

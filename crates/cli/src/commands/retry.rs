@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::tell;
 use crate::client::Orchestrator;
 use crate::failure::Outcome;
 use crate::place::Place;
@@ -21,10 +22,10 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     let orchestrator = Orchestrator::connect(place).await?;
     let queued = orchestrator.retry(&arguments.experiment).await?;
     if queued.is_empty() {
-        println!("no run has failed or was cancelled");
+        tell("no run has failed or was cancelled")?;
     }
     for run in queued {
-        println!("{run}  queued");
+        tell(format_args!("{run}  queued"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

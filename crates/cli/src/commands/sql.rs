@@ -3,6 +3,7 @@
 use std::process::{Command, ExitCode};
 
 use super::machine::on_path;
+use super::tell;
 use crate::database::{self, Database};
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
@@ -35,7 +36,7 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
             Some(url) => database::psql_line(url),
             None => imprint_store::embedded::psql_line_of(&database::directory(place))?,
         };
-        println!("{line}");
+        tell(line)?;
         return Ok(ExitCode::SUCCESS);
     }
     if on_path("psql").is_none() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use imprint_proto::pb;
 use serde::Serialize;
 
-use super::print_json;
+use super::{print_json, tell};
 use crate::arguments::Output;
 use crate::client::{Orchestrator, has_ended};
 use crate::failure::Outcome;
@@ -77,11 +77,11 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     };
     let runs: Vec<&pb::Run> = experiments.iter().flat_map(|e| &e.runs).collect();
     match arguments.output {
-        Output::Json => print_json(&runs.into_iter().map(Row::from).collect::<Vec<_>>()),
+        Output::Json => print_json(&runs.into_iter().map(Row::from).collect::<Vec<_>>())?,
         Output::Table if runs.is_empty() => {
-            println!("all runs have ended; `imprint list` shows the experiments");
+            tell("all runs have ended; `imprint list` shows the experiments")?;
         }
-        Output::Table => println!("{}", as_table(&runs)),
+        Output::Table => tell(as_table(&runs))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use imprint_proto::pb;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{print_json, watch};
+use super::{print_json, tell, watch};
 use crate::arguments::Output;
 use crate::client::Orchestrator;
 use crate::failure::{Failure, Outcome};
@@ -45,8 +45,8 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     let orchestrator = Orchestrator::connect(place).await?;
     let submitted = orchestrator.submit(request).await?;
     match arguments.output {
-        Output::Json => print_json(&Answer::from(&submitted)),
-        Output::Table => println!("{}", as_table(&submitted.runs)),
+        Output::Json => print_json(&Answer::from(&submitted))?,
+        Output::Table => tell(as_table(&submitted.runs))?,
     }
     if arguments.wait {
         return watch::until_ended(&orchestrator, &submitted.experiment).await;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::machine::trainer;
+use super::tell;
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
 use crate::system::{Setup, System, signalled};
@@ -57,15 +58,25 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     };
     let (trainer, slots) = (setup.trainer.clone(), setup.slots);
     let mut system = System::start(place, setup).await?;
-    println!("orchestrator  {}", system.services().orchestrator);
-    println!("metrics       {}", system.services().metrics);
-    println!("database      {}", system.psql_line());
-    println!("data          {}", place.data_dir().display());
-    println!("trainers      {slots} at a time, {}", trainer.display());
-    println!("Ctrl-C drains: running trainers save, and go on at the next `imprint up`.");
-    let ended = tokio::select! {
-        signalled = signalled() => signalled,
-        failure = system.broken() => Err(failure),
+    let told = tell(format_args!(
+        "orchestrator  {}\n\
+         metrics       {}\n\
+         database      {}\n\
+         data          {}\n\
+         trainers      {slots} at a time, {}\n\
+         Ctrl-C drains: running trainers save, and go on at the next `imprint up`.",
+        system.services().orchestrator,
+        system.services().metrics,
+        system.psql_line(),
+        place.data_dir().display(),
+        trainer.display(),
+    ));
+    let ended = match told {
+        Ok(()) => tokio::select! {
+            signalled = signalled() => signalled,
+            failure = system.broken() => Err(failure),
+        },
+        Err(failure) => Err(failure),
     };
     eprintln!("draining; Ctrl-C again does not wait");
     let stopped = tokio::select! {

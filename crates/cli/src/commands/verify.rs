@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use imprint_proto::pb;
 use serde::Serialize;
 
-use super::print_json;
+use super::{print_json, tell};
 use crate::arguments::Output;
 use crate::client::{self, Orchestrator};
 use crate::failure::{Failure, Outcome};
@@ -33,8 +33,8 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     let verified = verify(place, &arguments.name).await?;
     let rows: Vec<Row> = verified.iter().map(Row::from).collect();
     match arguments.output {
-        Output::Json => print_json(&rows),
-        Output::Table => println!("{}", as_table(&rows)),
+        Output::Json => print_json(&rows)?,
+        Output::Table => tell(as_table(&rows))?,
     }
     match rows.iter().filter(|r| !r.clean).count() {
         0 => Ok(ExitCode::SUCCESS),

@@ -3,7 +3,7 @@ use expect_test::{Expect, expect};
 use super::*;
 
 #[track_caller]
-fn says(run: &pb::Run, want: Expect) {
+fn says(run: &pb::Run, want: &Expect) {
     want.assert_eq(&line(run));
 }
 
@@ -24,7 +24,7 @@ fn running() -> pb::Run {
 fn a_line_says_what_a_run_does_and_why_it_does_not() {
     says(
         &running(),
-        expect!["demo/late-once-b4-s0  120/250  running, 41.3 steps/s"],
+        &expect!["demo/late-once-b4-s0  120/250  running, 41.3 steps/s"],
     );
     let mut waiting = running();
     waiting.set_state(pb::RunState::Queued);
@@ -33,17 +33,18 @@ fn a_line_says_what_a_run_does_and_why_it_does_not() {
     waiting.reason = "waits for step 250 of demo-pretrain/scratch-none-b32-s0".to_owned();
     says(
         &waiting,
-        expect![
+        &expect![
             "demo/late-once-b4-s0  0/250  queued, waits for step 250 of demo-pretrain/scratch-none-b32-s0"
         ],
     );
     let mut cut_off = running();
     cut_off.attempts = 2;
+    cut_off.steps_per_second = 2.0;
     cut_off.undelivered_since_step = Some(97);
     says(
         &cut_off,
-        expect![
-            "demo/late-once-b4-s0  120/250  running, 41.3 steps/s, attempt 2, undelivered since step 97"
+        &expect![
+            "demo/late-once-b4-s0  120/250  running, 2.0 steps/s, attempt 2, undelivered since step 97"
         ],
     );
     let mut failed = running();
@@ -51,7 +52,7 @@ fn a_line_says_what_a_run_does_and_why_it_does_not() {
     failed.reason = "the loss of update 120 is NaN".to_owned();
     says(
         &failed,
-        expect!["demo/late-once-b4-s0  120/250  failed, the loss of update 120 is NaN"],
+        &expect!["demo/late-once-b4-s0  120/250  failed, the loss of update 120 is NaN"],
     );
 }
 

@@ -21,7 +21,7 @@ fn the_table_says_why() {
     let running = pb::Run {
         step: 130,
         attempts: 1,
-        steps_per_second: 40.0,
+        steps_per_second: 4.0,
         readings_stored: 98,
         undelivered_since_step: Some(98),
         ..run("demo/b", pb::RunState::Running)
@@ -30,7 +30,7 @@ fn the_table_says_why() {
         run     state       step  steps/s  attempts  readings  why
         ─────────────────────────────────────────────────────────────────────────────────
         demo/a  queued     0/250        –         0     0/161  all 2 slots are busy
-        demo/b  running  130/250     40.0         1    98/161  undelivered since step 98
+        demo/b  running  130/250      4.0         1    98/161  undelivered since step 98
     "#]]
     .assert_eq(&(as_table(&[&waiting, &running]) + "\n"));
 }

@@ -83,7 +83,7 @@ async fn what_cannot_run_is_refused_before_anything_is_stored() {
     refused(
         &lab,
         &good.replace("seq_len = 64", "seq_len = 64\nseqlen = 1"),
-        &["seqlen", "line 8"],
+        &["seqlen", "line 10"],
     );
     refused(
         &lab,
@@ -155,7 +155,14 @@ async fn what_cannot_run_is_refused_before_anything_is_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_fails_says_why() {
     let lab = Lab::start().await;
-    let diverging = small("diverges", MODEL, &ONCE.replace("1e-3", "1e30"));
+    // Nothing is injected and little is read, so that it is the loss that tells.
+    let diverging = small(
+        "diverges",
+        MODEL,
+        &(ONCE.replace("1e-3", "1e30")
+            + "\n[probing.reading_steps]\ndense_after_last_injection = 0\nthen_every = 30"),
+    )
+    .replace("'once'", "'none'");
     lab.submit(&diverging).await.expect("submit");
     // A corpus with a token that the vocabulary does not have.
     let mut corpus = std::fs::read(lab.dir().join("corpus.u16")).expect("read the corpus");

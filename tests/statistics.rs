@@ -53,7 +53,7 @@ async fn statistics_of_acquisition_and_forgetting() {
 
     let shown = evidence(&lab, "shown");
     println!("{shown:#}");
-    let p = |test: &str| shown[test]["p"].as_f64().expect("a p-value");
+    let p = |test: &str| shown[test]["p_value"].as_f64().expect("a p-value");
     assert!(
         p("jump") < 0.001,
         "the first exposure raises log-probability: p = {}",
@@ -104,6 +104,7 @@ fn evidence(lab: &Lab, experiment: &str) -> serde_json::Value {
     let out = lab
         .imprint()
         .args(["results", experiment, "--tests", "--output", "json"])
+        .args(["--window", "20", "--late-from", "75"])
         .output()
         .expect("run imprint results");
     assert!(

@@ -28,13 +28,13 @@ def main(address: str, path: str, base_dir: str) -> None:
     pool = DescriptorPool(database)
     service = pool.FindServiceByName("imprint.v1.Orchestrator")
 
-    def call(name: str, **fields):
-        method = service.methods_by_name[name]
+    def call(method_name: str, /, **fields):
+        method = service.methods_by_name[method_name]
         request = GetMessageClass(method.input_type)(**fields)
         answer = GetMessageClass(method.output_type).FromString
         kind = channel.unary_stream if method.server_streaming else channel.unary_unary
         stub = kind(
-            f"/{service.full_name}/{name}",
+            f"/{service.full_name}/{method_name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer,
         )

@@ -482,7 +482,10 @@ impl Steps<'_> {
     fn read(&mut self, index: u32, step: u32) -> anyhow::Result<()> {
         let sums = self.learner.read(&self.probes);
         if let Some(probe) = sums.iter().position(|s| !s.full_nats.is_finite()) {
-            anyhow::bail!("reading {step}: the log-probability of probe {probe} is not finite");
+            anyhow::bail!(
+                "reading {step}: the log-probability of probe {probe} is not finite: the model has \
+                 diverged; a lower learning rate may help"
+            );
         }
         let readings = StepReadings {
             index,

@@ -83,44 +83,59 @@ fn help_of_results() {
     long_help(
         "results",
         &expect![[r#"
-        Show how facts were acquired and forgotten: effectivity, decay and threshold, with controls.
+            Show how facts were acquired and forgotten: effectivity, decay and threshold, with controls.
 
-        A row for every run, arm and depth of probe. `own` is what a fact's probes gained by an
-        exposure, `null` what held-out facts gained over the same steps, `swap` what the same target
-        gained after another fact's subject. `effect` is own − null, `bound` is own − swap. The decay is
-        a line of retainability on log10 t: `a` is what is lost in each tenfold of time.
-        CSV and JSON have every column, the published variants of the formulas among them.
+            A row for every run, arm and depth of probe. `own` is what a fact's probes gained by an
+            exposure, `null` what held-out facts gained over the same steps, `swap` what the same target
+            gained after another fact's subject. `effect` is own − null, `bound` is own − swap. The decay is
+            a line of retainability on log10 t: `a` is what is lost in each tenfold of time.
+            CSV and JSON have every column, the published variants of the formulas among them.
 
-        Example: `imprint results mine --output csv > mine.csv`
+            Example: `imprint results mine --output csv > mine.csv`
 
-        Usage: imprint results [OPTIONS] <NAME>
+            Usage: imprint results [OPTIONS] <NAME>
 
-        Arguments:
-          <NAME>
-                  An experiment, or one of its runs (`experiment/cell`)
+            Arguments:
+              <NAME>
+                      An experiment, or one of its runs (`experiment/cell`)
 
-        Options:
-              --output <OUTPUT>
-                  A table for people, JSON or CSV for programs
+            Options:
+                  --output <OUTPUT>
+                      A table for people, JSON or CSV for programs
 
-                  [default: table]
-                  [possible values: table, json, csv]
+                      [default: table]
+                      [possible values: table, json, csv]
 
-              --span <SPAN>
-                  The tokens of a probe over which its log-probability is taken: all target tokens (the
-                  paper's headline), the first one, or the full text
+                  --tests
+                      Show signed-rank tests over facts instead, a row for every run and arm.
 
-                  [default: target]
+                      jump: the first exposure raises log-probability; first: it does so more than the second;
+                      binding: the fact gains more than its target after another fact's subject; decay: less is
+                      left late than early. One-sided p-values, on null-subtracted means over memorization and
+                      semantic generalization.
 
-              --preset <PRESET>
-                  Whose reading of the formulas: the `paper`'s text or its released `code`
+                  --span <SPAN>
+                      The tokens of a probe over which its log-probability is taken: all target tokens (the
+                      paper's headline), the first one, or the full text
 
-                  [default: paper]
+                      [default: target]
 
-          -h, --help
-                  Print help (see a summary with '-h')
+                  --preset <PRESET>
+                      Whose reading of the formulas: the `paper`'s text or its released `code`
 
-    "#]],
+                      [default: paper]
+
+                  --window <STEPS>
+                      Look for an exposure's peak this many steps after it, at most [default: the preset's 50]
+
+                  --late-from <STEPS>
+                      Call retainability late from this many steps after the peak on [default: half of the steps
+                      that every probe has]
+
+              -h, --help
+                      Print help (see a summary with '-h')
+
+        "#]],
     );
 }
 

@@ -180,4 +180,4 @@ fn interval(low: Option<f64>, high: Option<f64>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

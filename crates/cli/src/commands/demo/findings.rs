@@ -168,3 +168,6 @@ fn mean<'a>(
     let values: Vec<f64> = rows.filter_map(value).collect();
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
+
+#[cfg(test)]
+mod tests;

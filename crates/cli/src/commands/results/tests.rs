@@ -6,7 +6,7 @@ use imprint_core::{Depth, FactId, ProbeId, Trajectory};
 use super::*;
 
 /// Two facts shown at step 0 and one held out; their probes jump at once and are forgotten in log t.
-fn run() -> RunData {
+pub(crate) fn run() -> RunData {
     let curve = |gain: f64| {
         Trajectory::new((0..=120_u32).map(|t| {
             let left = if t == 0 {

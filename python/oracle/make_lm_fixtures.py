@@ -6,17 +6,17 @@ parameter groups and clip, with the loss and the gradient norm of each, and the 
 after them.
 
     pip install -r python/oracle/requirements.txt
-    python python/oracle/make_lm_fixtures.py crates/lm/tests/fixtures
+    python python/oracle/make_lm_fixtures.py
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from transformers import OlmoConfig, OlmoForCausalLM
 
+FIXTURES = Path(__file__).resolve().parents[2] / "crates/lm/tests/fixtures"
 ROWS, SEQ_LEN, UPDATES = 4, 16, 10
 OPTIMIZER = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-5, "weight_decay": 0.1, "clip_norm": 1.0}
 LEARNING_RATE = 5e-3
@@ -94,20 +94,19 @@ def oracle(model: OlmoForCausalLM, seed: int) -> dict:
 
 def main() -> None:
     torch.set_num_threads(1)
-    out = Path(sys.argv[1])
     # One file in float32, and shards in bfloat16: both ways in which checkpoints are published.
     for seed, name, tied in [(1, "olmo-untied-float32", False), (2, "olmo-tied-bfloat16", True)]:
         model = random_model(seed, tied)
         if tied:
-            model.to(torch.bfloat16).save_pretrained(out / name, max_shard_size="20KB")
+            model.to(torch.bfloat16).save_pretrained(FIXTURES / name, max_shard_size="20KB")
         else:
-            model.save_pretrained(out / name)
+            model.save_pretrained(FIXTURES / name)
         # What was saved, so that rounded weights are the ones compared.
-        model = OlmoForCausalLM.from_pretrained(out / name, dtype=torch.float32)
-        (out / name / "generation_config.json").unlink()
-        for file in (out / name).iterdir():
+        model = OlmoForCausalLM.from_pretrained(FIXTURES / name, dtype=torch.float32)
+        (FIXTURES / name / "generation_config.json").unlink()
+        for file in (FIXTURES / name).iterdir():
             file.chmod(0o644)
-        (out / name / "oracle.json").write_text(json.dumps(oracle(model, seed)) + "\n")
+        (FIXTURES / name / "oracle.json").write_text(json.dumps(oracle(model, seed)) + "\n")
 
 
 if __name__ == "__main__":

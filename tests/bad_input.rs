@@ -172,7 +172,7 @@ async fn a_run_that_fails_says_why() {
     lab.submit(&outside).await.expect("submit");
 
     for (experiment, words) in [
-        ("diverges", ["update", "not finite"]),
+        ("diverges", ["update 2", "NaN"]),
         ("outside", ["outside.u16", "65535"]),
     ] {
         let runs = lab.wait(experiment, Duration::from_secs(120)).await;

@@ -20,7 +20,9 @@ pub use experiment::{
     CheckpointSpec, CorpusFormat, CorpusOrder, CorpusSpec, DataSpec, Error, ExperimentSpec,
     InjectionDefaults, MatrixCell, ProbingSpec, ResolvedInputs, ResourcesSpec, SavingSpec,
 };
-pub use fact::{Depth, Fact, FactId, Probe, ProbeControl, ProbeId, ProbeText, Span, probe_set};
+pub use fact::{
+    Depth, Fact, FactId, Probe, ProbeControl, ProbeId, ProbeText, Span, TokenizedProbe, probe_set,
+};
 pub use learning_rate::LearningRate;
 pub use reading::{ProbeSums, ReadingSteps, StepReadings, Trajectory, UpdateStats};
 pub use run::{

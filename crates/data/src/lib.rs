@@ -22,7 +22,7 @@ pub use error::Error;
 pub use facts::{load_facts, write_facts};
 pub use inspection::{InspectedFact, InspectedRow, Inspection};
 pub use resolve::resolve;
-pub use tokenizer::{TokenizedProbe, Tokenizer};
+pub use tokenizer::Tokenizer;
 pub use training::{Batch, InjectedItem, InjectedRow, TrainingData, check_plans, visit_plans};
 
 /// The result of everything in this crate.

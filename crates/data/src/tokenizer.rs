@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use imprint_core::Probe;
+use imprint_core::{Probe, TokenizedProbe};
 
 use crate::{Error, Result};
 
@@ -120,31 +120,6 @@ fn excerpt(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
-    }
-}
-
-/// A probe's tokens; its three spans are the first target token, all target tokens, and every token
-/// but the first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenizedProbe {
-    /// Prompt and target.
-    pub tokens: Vec<u32>,
-    /// How many of the last tokens are the target's; at least 1, fewer than all.
-    pub n_target_tokens: usize,
-}
-
-impl TokenizedProbe {
-    /// Tokens of the span `first`.
-    pub const N_FIRST_TOKENS: usize = 1;
-
-    /// Tokens of the span `full`.
-    pub fn n_full_tokens(&self) -> usize {
-        self.tokens.len() - 1
-    }
-
-    /// Index of the first target token.
-    pub fn target_start(&self) -> usize {
-        self.tokens.len() - self.n_target_tokens
     }
 }
 

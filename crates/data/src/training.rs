@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use imprint_core::{
-    CorpusFormat, Fact, FactId, Injection, InjectionText, Probe, RunSpec, Schedule, probe_set,
+    CorpusFormat, Fact, FactId, Injection, InjectionText, Probe, RunSpec, Schedule, TokenizedProbe,
+    probe_set,
 };
 
 use crate::corpus::Corpus;
 use crate::digest::{corpus_file_sha256, file_sha256};
 use crate::inspection::Inspection;
 use crate::order::DataOrder;
-use crate::{Error, Result, TokenizedProbe, Tokenizer, injection, load_facts};
+use crate::{Error, Result, Tokenizer, injection, load_facts};
 
 /// Everything that a run trains on and asks, checked as a whole before anything starts.
 #[derive(Debug)]

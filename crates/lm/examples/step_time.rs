@@ -4,8 +4,8 @@
 
 use std::time::Instant;
 
-use imprint_core::ModelSpec;
-use imprint_lm::{Learner, LearnerOptions, ModelConfig, TokenizedProbe};
+use imprint_core::{ModelSpec, TokenizedProbe};
+use imprint_lm::{Learner, LearnerOptions, ModelConfig};
 
 /// As in the trainer: buffers of a step are made and dropped all the time.
 #[global_allocator]

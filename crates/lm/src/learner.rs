@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use imprint_core::{OptimizerSpec, ProbeSums};
+use imprint_core::{OptimizerSpec, ProbeSums, TokenizedProbe};
 
 use crate::adamw::{AdamW, Moments};
 use crate::checkpoint::{self, NamedMatrix, TensorFiles};
@@ -14,7 +14,7 @@ use crate::decoder::Decoder;
 use crate::device::DeviceChoice;
 use crate::error::{Error, io_error};
 use crate::parameters::Layout;
-use crate::probes::{PackedProbes, TokenizedProbe, check_tokens};
+use crate::probes::{PackedProbes, check_tokens};
 use crate::tape::{Kernels, Matrix, ParameterGradients, Tokens};
 use crate::workers::Workers;
 

@@ -24,4 +24,4 @@ pub use config::ModelConfig;
 pub use device::DeviceChoice;
 pub use error::Error;
 pub use learner::{Learner, LearnerOptions, UpdateReport};
-pub use probes::{PackedProbes, TokenizedProbe};
+pub use probes::PackedProbes;

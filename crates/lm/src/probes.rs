@@ -9,19 +9,11 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use imprint_core::ProbeSums;
+use imprint_core::{ProbeSums, TokenizedProbe};
 
 use crate::Error;
 use crate::config::ModelConfig;
 use crate::tape::{Kernels, Tokens};
-
-/// A probe as token ids: the prompt's, then the target's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenizedProbe {
-    pub tokens: Vec<u32>,
-    /// How many of them, at the end, are the target's.
-    pub n_target_tokens: usize,
-}
 
 /// Probes on a model's device, ready to be read at every step.
 pub struct PackedProbes {

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use imprint_core::OptimizerSpec;
-use imprint_lm::{Learner, LearnerOptions, TokenizedProbe};
+use imprint_core::{OptimizerSpec, TokenizedProbe};
+use imprint_lm::{Learner, LearnerOptions};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

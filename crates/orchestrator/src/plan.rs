@@ -206,7 +206,25 @@ impl<'a> Plan<'a> {
             Some(_) if run.cancel_requested => {
                 self.actions.push(Action::FinishCancelling { run_id });
             }
-            Some(step) => self.explain(run, format!("undelivered since step {step}")),
+            Some(_) if let Some(process) = self.observed.processes.get(&run_id) => {
+                let began = run
+                    .last_attempt
+                    .as_ref()
+                    .is_some_and(|a| self.is_of(process, a));
+                if let Some(exit) = process.exit.as_deref().filter(|_| !began) {
+                    self.lose(run, None, format!("the trainer {exit}"));
+                }
+            }
+            // A short job: it resumes at the last state and delivers what the spool holds.
+            Some(step) => match self.obstacle(run) {
+                Some(obstacle) => {
+                    self.explain(run, format!("undelivered since step {step}; {obstacle}"));
+                }
+                None => {
+                    self.n_busy += 1;
+                    self.actions.push(Action::Start { run_id });
+                }
+            },
         }
     }
 

@@ -171,7 +171,6 @@ impl Attempts for Service {
         let process = Process {
             host: request.host,
             pid: request.pid,
-            device: request.device,
             machine: request.machine,
         };
         let lease = self.limits.lease;

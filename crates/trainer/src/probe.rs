@@ -45,7 +45,7 @@ pub(crate) fn run(
         ..LearnerOptions::default()
     };
     let learner = Learner::load_hugging_face(checkpoint, &options)?;
-    let sums = learner.read(&learner.pack(&crate::run::tokens_of(&tokenized))?);
+    let sums = learner.read(&learner.pack(&tokenized)?);
     let mut out = std::io::stdout().lock();
     for ((probe, tokens), sums) in probes.iter().zip(&tokenized).zip(sums) {
         let line = ProbeLine {

@@ -53,7 +53,6 @@ pub(crate) fn run(orchestrator: &str, run_id: i32) -> anyhow::Result<ExitCode> {
             run_id,
             host: machine::host(),
             pid: std::process::id(),
-            device: String::new(),
             machine: machine::features(),
         },
     ))?;
@@ -190,7 +189,7 @@ impl Attempt<'_> {
             spec: &spec,
             run: spec.identity.hash(),
             data: &data,
-            probes: learner.pack(&tokens_of(data.tokenized_probes()))?,
+            probes: learner.pack(data.tokenized_probes())?,
             learner: &mut learner,
             spool: &mut spool,
             dir: &dir,
@@ -524,16 +523,4 @@ impl Steps<'_> {
         self.spool.append(Message::Update((&stats).into()))?;
         Ok(())
     }
-}
-
-pub(crate) fn tokens_of(
-    probes: &[imprint_data::TokenizedProbe],
-) -> Vec<imprint_lm::TokenizedProbe> {
-    probes
-        .iter()
-        .map(|p| imprint_lm::TokenizedProbe {
-            tokens: p.tokens.clone(),
-            n_target_tokens: p.n_target_tokens,
-        })
-        .collect()
 }

@@ -97,6 +97,10 @@ fn the_hash_ignores_what_changes_no_number() {
 }
 
 #[track_caller]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "an expectation reads best where it stands"
+)]
 fn refuses(from: &str, to: &str, want: Expect) {
     assert!(FILE.contains(from), "the fixture has no `{from}`");
     want.assert_eq(&parse(&FILE.replacen(from, to, 1)).unwrap_err().to_string());

@@ -383,9 +383,16 @@ fn a_run_is_complete_once_everything_is_durable() {
     scene()
         .run(OpenRun {
             undelivered_since_step: Some(90),
+            not_before: at(60),
             ..run(1, RunState::Delivering)
         })
-        .check_waits("undelivered since step 90");
+        .check_waits("undelivered since step 90; next attempt in 60 s");
+    scene()
+        .run(OpenRun {
+            undelivered_since_step: Some(90),
+            ..run(1, RunState::Delivering)
+        })
+        .check(&[Action::Start { run_id: 1 }]);
     scene()
         .run(OpenRun {
             undelivered_since_step: None,

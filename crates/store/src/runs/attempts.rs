@@ -14,7 +14,6 @@ use crate::{Error, Store};
 pub struct Process {
     pub host: String,
     pub pid: u32,
-    pub device: String,
     pub machine: String,
 }
 
@@ -210,7 +209,9 @@ impl Store {
             .await?;
         let sql = match end {
             AttemptEnd::Finished => {
-                "update imprint.run set state = 'delivering', reason = '', barren_attempts = 0
+                // What could not be delivered for so long can wait a little before it is tried again.
+                "update imprint.run set state = 'delivering', reason = '', barren_attempts = 0,
+                        not_before = now() + interval '1 minute'
                  where run_id = $1"
             }
             AttemptEnd::Stopped { .. } => {
@@ -379,7 +380,7 @@ async fn begin(
     .bind(attempt)
     .bind(&process.host)
     .bind(process.pid as i32)
-    .bind(&process.device)
+    .bind(&spec.resources.device)
     .bind(&process.machine)
     .bind(lease.as_secs_f64())
     .bind(states.first().map_or(0, |newest| newest.0))

@@ -334,19 +334,20 @@ async fn lose_attempt(
 ) -> sqlx::Result<()> {
     let mut tx = pool.begin().await?;
     lock_run(&mut tx, run_id).await?;
-    let from = match attempt {
-        None => RunState::Queued,
+    let from: &[&str] = match attempt {
+        // A process may also be started to deliver what an ended attempt could not.
+        None => &["queued", "delivering"],
         Some(attempt) => {
             if !close(&mut tx, run_id, attempt, "lost", reason).await? {
                 return Ok(());
             }
-            RunState::Running
+            &["running"]
         }
     };
     let query = match next {
         Next::Fail => sqlx::query(
             "update imprint.run set state = 'failed', reason = $3, finished_at = now()
-             where run_id = $1 and state = $2",
+             where run_id = $1 and state = any($2)",
         )
         .bind(run_id)
         .bind(from)
@@ -357,7 +358,7 @@ async fn lose_attempt(
         } => sqlx::query(
             "update imprint.run set state = 'queued', reason = $3, barren_attempts = $4,
                     not_before = now() + make_interval(secs => $5)
-             where run_id = $1 and state = $2",
+             where run_id = $1 and state = any($2)",
         )
         .bind(run_id)
         .bind(from)

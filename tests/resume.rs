@@ -7,7 +7,7 @@ use imprint_e2e::{Lab, StoredReading, experiment};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(240);
-const N_UPDATES: usize = 240;
+const N_UPDATES: usize = 400;
 const RUN: &str = "resume/scratch-paraphrase-b8-s0";
 
 fn resume_experiment() -> String {
@@ -62,7 +62,7 @@ async fn killed_services_trainers_and_databases_leave_no_trace() {
     assert_eq!(want.len(), N_UPDATES + 1);
 
     // The trainer: killed, then asked to stop.
-    let mut lab = Lab::start().await;
+    let lab = Lab::start().await;
     lab.submit(&resume_experiment()).await.expect("submit");
     let run_id = lab.run_id(RUN).await;
     lab.stored_at_least(run_id, 60).await;
@@ -73,21 +73,24 @@ async fn killed_services_trainers_and_databases_leave_no_trace() {
     lab.all_complete("resume", LIMIT).await;
     assert_same(&lab.readings(run_id).await, &want);
     assert_eq!(n_attempts(&lab, run_id).await, 3);
-    let superseded: i64 =
-        sqlx::query_scalar("select count(*) from imprint.superseded_reading where run_id = $1")
-            .bind(run_id)
-            .fetch_one(&lab.pool().await)
-            .await
-            .expect("count");
-    // State 50 was saved before reading 60 was stored, so what came after it was measured twice.
+    // What was stored beyond the state that the second attempt resumed from was measured twice.
+    let (superseded, resumed_at): (i64, i32) = sqlx::query_as(
+        "select (select count(*) from imprint.superseded_reading r
+                 where r.run_id = s.run_id and r.superseded_by = s.attempt), first_step
+         from imprint.segment s where run_id = $1 and attempt = 2",
+    )
+    .bind(run_id)
+    .fetch_one(&lab.pool().await)
+    .await
+    .expect("find the second segment");
     assert!(
-        superseded > 0,
-        "nothing was superseded though the trainer was killed between saves"
+        resumed_at >= 50,
+        "resumed at {resumed_at} though the state at 50 was there"
     );
-    lab.kill_orchestrator();
+    assert!(superseded >= i64::from(killed_at - resumed_at));
     drop(lab);
 
-    // The metrics service and the database: the trainer never stops.
+    // The services and the database: the trainer never stops.
     let mut lab = Lab::start().await;
     lab.submit(&resume_experiment()).await.expect("submit");
     let run_id = lab.run_id(RUN).await;
@@ -96,6 +99,8 @@ async fn killed_services_trainers_and_databases_leave_no_trace() {
     let acknowledged = lab.n_stored(run_id).await.expect("the database answers");
     lab.start_metrics().await;
     lab.stored_at_least(run_id, acknowledged + 20).await;
+    lab.kill_orchestrator();
+    lab.start_orchestrator().await;
     lab.db.kill_postmaster();
     lab.db.restart().await;
     lab.all_complete("resume", LIMIT).await;

@@ -192,7 +192,7 @@ create table imprint.segment (
     primary key (run_id, attempt)
 );
 comment on table imprint.segment is 'From which step on an attempt went on measuring a run.';
-comment on column imprint.segment.first_step is 'The step it resumed at.';
+comment on column imprint.segment.first_step is 'The first step that it delivered: where it resumed, or before that what earlier attempts could not deliver.';
 comment on column imprint.segment.same_machine is 'Whether its machine equals that of the segment before; only then are bits equal too.';
 
 create table imprint.step_reading (

@@ -335,6 +335,12 @@ impl ExperimentSpec {
             let problem = format!("step {step} is after the last step {}", self.training.steps);
             return fail("saving.keep", &problem);
         }
+        if self.saving.keep.contains(&0) {
+            return fail(
+                "saving.keep",
+                "step 0 is the checkpoint itself: start from that",
+            );
+        }
         for c in &self.checkpoint {
             let field = format!("checkpoint.{}", c.name);
             if !is_name(&c.name) {

@@ -211,8 +211,17 @@ impl<'a> Plan<'a> {
                     .last_attempt
                     .as_ref()
                     .is_some_and(|a| self.is_of(process, a));
-                if let Some(exit) = process.exit.as_deref().filter(|_| !began) {
-                    self.lose(run, None, format!("the trainer {exit}"));
+                match process.exit.as_deref() {
+                    Some(exit) if !began => {
+                        self.lose(run, None, format!("the trainer {exit}"));
+                    }
+                    Some(_) => {}
+                    // Its attempt has ended: it is about to end too, or it hangs.
+                    None if began => self.stop(run_id, process),
+                    None if process.age >= self.limits.begin_within => {
+                        self.actions.push(Action::Kill { run_id });
+                    }
+                    None => {}
                 }
             }
             // A short job: it resumes at the last state and delivers what the spool holds.

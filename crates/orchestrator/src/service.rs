@@ -188,6 +188,7 @@ impl Attempts for Service {
             metrics_url: self.metrics_url.clone(),
             next_reading: begun.next_reading,
             next_update: begun.next_update,
+            delivered_by: begun.delivered_by,
             states: begun.states.into_iter().map(to_saved_state).collect(),
             parent: begun.parent.map(to_saved_state),
             heartbeat_ms: self.limits.heartbeat.as_millis() as u32,

@@ -128,8 +128,8 @@ impl Control {
                     }
                     Err(s) if is_passing(&s) => tokio::time::sleep(PAUSE).await,
                     Err(s) => {
-                        tracing::error!("the orchestrator refuses a state: {}", s.message());
-                        break;
+                        let reason = format!("the orchestrator refuses a state: {}", s.message());
+                        return stop.raise(Stop::Failed(reason));
                     }
                 }
             }
@@ -173,10 +173,15 @@ async fn within<T>(
     }
 }
 
+/// Whether the same call may succeed later: a service that goes away answers in many ways.
 fn is_passing(status: &Status) -> bool {
-    matches!(
+    !matches!(
         status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown
+        Code::Aborted
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::FailedPrecondition
+            | Code::Unimplemented
     )
 }
 

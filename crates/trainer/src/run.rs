@@ -1,6 +1,9 @@
 //! One attempt of a run, from `BeginAttempt` to `EndAttempt`.
 
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use crate::control::{self, Control, Progress, Unrecorded};
 use crate::delivery::{self, Delivery};
 use crate::machine;
-use crate::spool::{self, Cursors, SpoolWriter};
+use crate::spool::{Cursors, SpoolReader, SpoolWriter};
 use crate::state::{self, AttemptDir};
 use crate::stop::{Stop, StopSignal};
 
@@ -121,7 +124,9 @@ struct Attempt<'a> {
 struct ResumePoint<'a> {
     state: Option<&'a pb::SavedState>,
     step: u32,
-    /// What was measured before `step` and is not durable yet.
+    /// At most `step`: what is stored from there on is superseded.
+    deliver_from: u32,
+    /// What was measured from `deliver_from` on and before `step`.
     undelivered: Vec<Message>,
 }
 
@@ -158,7 +163,8 @@ impl Attempt<'_> {
             data.vocab_size()
         );
 
-        let mut spool = SpoolWriter::create(&dir.spool())?;
+        let mut spool = SpoolWriter::create(&dir.spool(), resume.deliver_from)?;
+        dir.sync()?;
         for message in resume.undelivered {
             spool.append(message)?;
         }
@@ -171,8 +177,8 @@ impl Attempt<'_> {
             open: pb::Open {
                 run_id: self.run_id,
                 attempt: self.begun.attempt,
-                resume_step: resume.step,
-                machine: machine::features(),
+                resume_step: resume.deliver_from,
+                machine: format!("{} {}", machine::features(), spec.resources.device),
             },
             spool: dir.spool(),
             extent: spool.extent(),
@@ -213,23 +219,28 @@ impl Attempt<'_> {
             Ok(Ending::Stopped(Stop::Asked)) => LAST_WORDS,
             _ => self.deliver_timeout(),
         };
-        let everything = async {
-            let _ = recording.await;
-            delivery.await.unwrap_or_else(|e| Err(e.to_string()))
-        };
-        let is_finished = matches!(&ending, Ok(Ending::Finished));
+        let are_states_recorded = Cell::new(false);
+        let is_stopping = matches!(&ending, Ok(Ending::Stopped(_)));
         let delivered = self.runtime.block_on(async {
+            let mut everything = pin!(async {
+                are_states_recorded.set(recording.await.is_ok());
+                delivery.await.unwrap_or_else(|e| Err(e.to_string()))
+            });
             tokio::select! {
-                outcome = tokio::time::timeout(patience, everything) => outcome.ok(),
-                stop = stop.wait(), if is_finished => match stop {
-                    Stop::Asked => None,
-                    Stop::Stale(reason) | Stop::Failed(reason) => Some(Err(reason)),
-                },
+                outcome = tokio::time::timeout(patience, &mut everything) => outcome.ok(),
+                _ = stop.wait(), if !is_stopping => {
+                    tokio::time::timeout(LAST_WORDS, &mut everything).await.ok()
+                }
                 () = report_delivery(durable_now, &progress, data.reading_steps()) => None,
             }
         });
         match (ending?, stop.raised(), delivered) {
             (_, Some(stop @ (Stop::Stale(_) | Stop::Failed(_))), _) => Ok(Ending::Stopped(stop)),
+            // Others may start from the last state: it is not the run's until it is recorded.
+            (Ending::Finished, _, _) if !are_states_recorded.get() => {
+                tracing::warn!("the last state could not be recorded; a later attempt goes on");
+                Ok(Ending::Stopped(Stop::Asked))
+            }
             (Ending::Finished, _, None) => {
                 tracing::warn!("not everything could be delivered; the spool keeps it");
                 Ok(Ending::Finished)
@@ -238,29 +249,20 @@ impl Attempt<'_> {
         }
     }
 
-    /// The largest saved state below which every reading is durable or in a spool on this machine.
+    /// The newest saved state below which every reading is durable or in a spool on this machine.
     fn resume_point(
         &self,
         run_dir: &Path,
         reading_steps: &[u32],
     ) -> anyhow::Result<ResumePoint<'_>> {
-        let durable = Cursors {
-            reading: self.begun.next_reading,
-            update: self.begun.next_update,
-        };
         let mut states: Vec<_> = self.begun.states.iter().collect();
-        states.sort_by_key(|s| std::cmp::Reverse((s.step, s.attempt)));
+        states.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.step)));
         for state in states {
-            let below = Cursors {
-                reading: reading_steps.partition_point(|&s| s < state.step) as u32,
-                update: state.step,
-            };
-            let spool = AttemptDir::of(run_dir, state.attempt).spool();
-            let Some(undelivered) = spool::records_between(&spool, durable, below)? else {
-                continue;
-            };
-            match state::verify(state) {
-                Ok(()) => {
+            let found = self
+                .undelivered_below(state, run_dir, reading_steps)
+                .and_then(|found| state::verify(state).map(|()| found));
+            match found {
+                Ok((deliver_from, undelivered)) => {
                     tracing::info!(
                         "resuming at step {} of attempt {}",
                         state.step,
@@ -269,6 +271,7 @@ impl Attempt<'_> {
                     return Ok(ResumePoint {
                         state: Some(state),
                         step: state.step,
+                        deliver_from,
                         undelivered,
                     });
                 }
@@ -278,8 +281,51 @@ impl Attempt<'_> {
         Ok(ResumePoint {
             state: None,
             step: 0,
+            deliver_from: 0,
             undelivered: Vec::new(),
         })
+    }
+
+    /// From which step on this attempt has to deliver when it resumes at a state, and what of that
+    /// was measured before the state.
+    ///
+    /// What is stored may be of another line of attempts than the state: of one that was left
+    /// because its states could not be used, or of the one before an attempt that never reached the
+    /// metrics service. From where the lines part, the state's own line is delivered again, so that
+    /// they never mix on the step axis.
+    fn undelivered_below(
+        &self,
+        state: &pb::SavedState,
+        run_dir: &Path,
+        reading_steps: &[u32],
+    ) -> anyhow::Result<(u32, Vec<Message>)> {
+        let spool_of = |attempt| SpoolReader::open(&AttemptDir::of(run_dir, attempt).spool());
+        let lines_part_at = match state.attempt.cmp(&self.begun.delivered_by) {
+            Ordering::Equal => state.step,
+            Ordering::Greater => spool_of(state.attempt)?.first_step(),
+            Ordering::Less => spool_of(self.begun.delivered_by)?.first_step(),
+        };
+        let deliver_from = lines_part_at.min(state.step);
+        let at = |step: u32| Cursors {
+            reading: reading_steps.partition_point(|&s| s < step) as u32,
+            update: step,
+        };
+        let from = Cursors {
+            reading: self.begun.next_reading.min(at(deliver_from).reading),
+            update: self.begun.next_update.min(deliver_from),
+        };
+        let to = at(state.step);
+        if from == to {
+            return Ok((deliver_from, Vec::new()));
+        }
+        let records = spool_of(state.attempt)?.records_between(from, to)?;
+        let records = records.with_context(|| {
+            format!(
+                "the spool of attempt {} lacks a part of what is not delivered below step {}",
+                state.attempt, state.step
+            )
+        })?;
+        Ok((deliver_from, records))
     }
 
     /// The learner at the resume point, and the global step of the run's first update.

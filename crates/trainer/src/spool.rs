@@ -15,6 +15,8 @@ use tokio::sync::watch;
 
 /// First bytes of a spool; the digit is the format's version.
 const MAGIC: &[u8; 8] = b"imprint1";
+/// The magic, then the first step that is delivered from the spool (little-endian u32).
+const HEADER_BYTES: usize = MAGIC.len() + 4;
 /// Longest record taken for one: what the metrics service would take.
 const MAX_RECORD_BYTES: u32 = imprint_proto::MAX_MESSAGE_BYTES as u32;
 
@@ -46,8 +48,9 @@ pub(crate) struct SpoolWriter {
 }
 
 impl SpoolWriter {
-    /// A new spool; an attempt writes its own file once.
-    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
+    /// A new spool that will hold everything from step `first_step` on; an attempt writes its own
+    /// file once.
+    pub(crate) fn create(path: &Path, first_step: u32) -> Result<Self, Error> {
         let failed = |source| Error::Io {
             doing: "create",
             path: path.to_owned(),
@@ -58,9 +61,10 @@ impl SpoolWriter {
             .create_new(true)
             .open(path)
             .map_err(failed)?;
-        file.write_all(MAGIC).map_err(failed)?;
+        let header = [MAGIC.as_slice(), &first_step.to_le_bytes()].concat();
+        file.write_all(&header).map_err(failed)?;
         let extent = Extent {
-            n_bytes: MAGIC.len() as u64,
+            n_bytes: HEADER_BYTES as u64,
             closed: false,
         };
         Ok(Self {
@@ -116,6 +120,7 @@ pub(crate) struct SpoolReader {
     file: BufReader<File>,
     path: PathBuf,
     at: u64,
+    first_step: u32,
 }
 
 impl SpoolReader {
@@ -126,20 +131,28 @@ impl SpoolReader {
             source,
         };
         let mut file = BufReader::new(File::open(path).map_err(failed)?);
-        let mut magic = [0; MAGIC.len()];
-        match file.read_exact(&mut magic) {
-            Ok(()) if &magic == MAGIC => {}
+        let mut header = [0; HEADER_BYTES];
+        let first_step = match (file.read_exact(&mut header), header.split_first_chunk()) {
+            (Ok(()), Some((magic, &[a, b, c, d]))) if magic == MAGIC => {
+                u32::from_le_bytes([a, b, c, d])
+            }
             _ => {
                 return Err(Error::NotASpool {
                     path: path.to_owned(),
                 });
             }
-        }
+        };
         Ok(Self {
             file,
             path: path.to_owned(),
-            at: MAGIC.len() as u64,
+            at: HEADER_BYTES as u64,
+            first_step,
         })
+    }
+
+    /// The first step that is delivered from this spool: it holds everything from there on.
+    pub(crate) fn first_step(&self) -> u32 {
+        self.first_step
     }
 
     /// The next record below `end`; `None` where there is no whole and sound one.
@@ -200,37 +213,32 @@ pub(crate) struct Cursors {
     pub(crate) update: u32,
 }
 
-/// The records from `from` up to `to` in the spool at `path`, or `None` if it lacks one of them.
-pub(crate) fn records_between(
-    path: &Path,
-    from: Cursors,
-    to: Cursors,
-) -> Result<Option<Vec<Message>>, Error> {
-    let mut next = from;
-    let mut records = Vec::new();
-    if from.reading >= to.reading && from.update >= to.update {
-        return Ok(Some(records));
-    }
-    let mut reader = match SpoolReader::open(path) {
-        Ok(reader) => reader,
-        Err(e) => {
-            tracing::warn!("{e}; the states of that attempt are not resumed from");
-            return Ok(None);
-        }
-    };
-    while let Some(message) = reader.next(u64::MAX)? {
-        match &message {
-            Message::Reading(r) if r.index == next.reading && r.index < to.reading => {
-                next.reading += 1;
+impl SpoolReader {
+    /// The records from `from` up to `to`, or `None` if the spool lacks one of them.
+    pub(crate) fn records_between(
+        mut self,
+        from: Cursors,
+        to: Cursors,
+    ) -> Result<Option<Vec<Message>>, Error> {
+        let mut next = from;
+        let mut records = Vec::new();
+        while next.reading < to.reading || next.update < to.update {
+            let Some(message) = self.next(u64::MAX)? else {
+                return Ok(None);
+            };
+            match &message {
+                Message::Reading(r) if r.index == next.reading && r.index < to.reading => {
+                    next.reading += 1;
+                }
+                Message::Update(u) if u.step == next.update && u.step < to.update => {
+                    next.update += 1;
+                }
+                _ => continue,
             }
-            Message::Update(u) if u.step == next.update && u.step < to.update => {
-                next.update += 1;
-            }
-            _ => continue,
+            records.push(message);
         }
-        records.push(message);
+        Ok(Some(records))
     }
-    Ok((next.reading >= to.reading && next.update >= to.update).then_some(records))
 }
 
 #[cfg(test)]

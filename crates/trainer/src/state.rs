@@ -51,6 +51,17 @@ impl AttemptDir {
         self.path().join("spool")
     }
 
+    /// Makes sure that the directory and the names in it survive the machine.
+    pub(crate) fn sync(&self) -> anyhow::Result<()> {
+        let path = self.path();
+        for dir in path.ancestors().take(3) {
+            File::open(dir)
+                .and_then(|d| d.sync_all())
+                .with_context(|| format!("sync the directory {}", dir.display()))?;
+        }
+        Ok(())
+    }
+
     fn state(&self, step: u32) -> PathBuf {
         self.path().join("states").join(format!("step-{step}"))
     }

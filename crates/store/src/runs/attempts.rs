@@ -32,6 +32,8 @@ pub struct BegunAttempt {
     pub spec: RunSpec,
     pub next_reading: u32,
     pub next_update: u32,
+    /// The attempt that delivered last; 0 when none has.
+    pub delivered_by: u32,
     /// Newest first.
     pub states: Vec<SavedState>,
     pub parent: Option<SavedState>,
@@ -245,7 +247,7 @@ fn no_run(run_id: i32) -> Error {
 }
 
 pub(super) async fn lock_run(db: &mut PgConnection, run_id: i32) -> sqlx::Result<()> {
-    sqlx::query("select from imprint.run where run_id = $1 for update")
+    sqlx::query("select from imprint.run where run_id = $1 for no key update")
         .bind(run_id)
         .execute(db)
         .await?;
@@ -307,7 +309,7 @@ async fn begin(
     let mut tx = pool.begin().await?;
     let row: Option<RunRow> = sqlx::query_as(
         "select state, cancel_requested, reason, spec, parent_run_id, parent_step
-         from imprint.run where run_id = $1 for update",
+         from imprint.run where run_id = $1 for no key update",
     )
     .bind(run_id)
     .fetch_optional(&mut *tx)
@@ -394,19 +396,20 @@ async fn begin(
     .bind(run_id)
     .execute(&mut *tx)
     .await?;
-    let cursors: Option<(i32, i32)> = sqlx::query_as(
-        "select next_reading, next_update from imprint.ingest_head where run_id = $1",
+    let cursors: Option<(i32, i32, i32)> = sqlx::query_as(
+        "select next_reading, next_update, attempt from imprint.ingest_head where run_id = $1",
     )
     .bind(run_id)
     .fetch_optional(&mut *tx)
     .await?;
     tx.commit().await?;
-    let (next_reading, next_update) = cursors.unwrap_or((0, 0));
+    let (next_reading, next_update, delivered_by) = cursors.unwrap_or_default();
     Ok(Some(Begin::Begun(Box::new(BegunAttempt {
         attempt: attempt as u32,
         spec,
         next_reading: next_reading as u32,
         next_update: next_update as u32,
+        delivered_by: delivered_by as u32,
         states: states.into_iter().map(SavedState::from).collect(),
         parent,
     }))))
@@ -449,7 +452,7 @@ async fn record_state(
                               from imprint.ingest_head h where h.run_id = r.run_id), 0) as step
              from imprint.run r where r.run_id = $1
          ), ranked as (
-             select s.*, row_number() over (order by s.step desc, s.attempt desc) as newest,
+             select s.*, row_number() over (order by s.attempt desc, s.step desc) as newest,
                     row_number() over (partition by s.step <= d.step
                                        order by s.step desc, s.attempt desc) = 1
                         and s.step <= d.step as newest_durable

@@ -260,6 +260,13 @@ impl Store {
             if runs.is_empty() {
                 return Ok(None);
             }
+            sqlx::query(
+                "update imprint.run set cancel_requested = false
+                 where run_id = any($1) and state in ('queued', 'running', 'delivering')",
+            )
+            .bind(&runs)
+            .execute(&mut *tx)
+            .await?;
             let labels = sqlx::query_scalar(
                 "update imprint.run r
                  set state = 'queued', reason = '', cancel_requested = false, barren_attempts = 0,

@@ -224,6 +224,17 @@ async fn store(
         .bind(&run.spec.label)
         .execute(&mut *tx)
         .await?;
+        // Somebody wants it again before it has ended.
+        sqlx::query(
+            "update imprint.run set cancel_requested = false
+             where run_id = $1 and cancel_requested
+               and state in ('queued', 'running', 'delivering')
+               and exists (select from imprint.experiment_run w
+                           where w.run_id = $1 and w.wanted)",
+        )
+        .bind(run_id)
+        .execute(&mut *tx)
+        .await?;
     }
     let new: Vec<bool> = known.iter().map(Option::is_none).collect();
     let answer = encode(&new);

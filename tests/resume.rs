@@ -111,3 +111,54 @@ async fn killed_services_trainers_and_databases_leave_no_trace() {
         "the trainer should never have stopped"
     );
 }
+
+/// An attempt that never reaches the metrics service leaves its line to the one that resumes from
+/// it: what is stored of the line before is superseded from where they part.
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_attempts_never_mix() {
+    let mut lab = Lab::start().await;
+    lab.submit(&resume_experiment()).await.expect("submit");
+    let run_id = lab.run_id(RUN).await;
+    lab.stored_at_least(run_id, 60).await;
+    lab.kill_metrics();
+    lab.signal_trainer(run_id, Signal::SIGKILL).await;
+    let stored = lab.n_stored(run_id).await.expect("the database answers");
+    saved_by_attempt(&lab, run_id, 2).await;
+    lab.signal_trainer(run_id, Signal::SIGKILL).await;
+    saved_by_attempt(&lab, run_id, 3).await;
+    lab.start_metrics().await;
+    lab.all_complete("resume", LIMIT).await;
+
+    let readings = lab.readings(run_id).await;
+    assert_eq!(readings.len(), N_UPDATES + 1);
+    assert!(
+        readings.is_sorted_by_key(|r| r.attempt),
+        "attempts are mixed on the step axis"
+    );
+    let first_of_second = readings
+        .iter()
+        .find(|r| r.attempt == 2)
+        .expect("the second attempt's");
+    assert!(
+        first_of_second.step < stored,
+        "the second attempt went on from a state below {stored}, but its first stored reading is {}",
+        first_of_second.step
+    );
+    assert_eq!(first_of_second.step % 25, 0, "it resumed at a saved state");
+}
+
+async fn saved_by_attempt(lab: &Lab, run_id: i32, attempt: i32) {
+    let pool = lab.pool().await;
+    let what = format!("attempt {attempt} has saved a state");
+    imprint_testkit::wait_until(Duration::from_secs(60), &what, || async {
+        let sql =
+            "select exists (select from imprint.saved_state where run_id = $1 and attempt = $2)";
+        sqlx::query_scalar(sql)
+            .bind(run_id)
+            .bind(attempt)
+            .fetch_one(&pool)
+            .await
+            .expect("look")
+    })
+    .await;
+}

@@ -158,7 +158,7 @@ impl Lab {
     /// Writes an experiment file and submits it.
     pub async fn submit(&self, toml: &str) -> Result<pb::SubmitExperimentResponse, tonic::Status> {
         let request = pb::SubmitExperimentRequest {
-            request_id: format!("{:x}", std::ptr::from_ref(toml).addr()) + toml,
+            request_id: toml.to_owned(),
             toml: toml.to_owned(),
             file: "experiment.toml".to_owned(),
             base_dir: self.dir().display().to_string(),

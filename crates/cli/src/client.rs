@@ -173,9 +173,7 @@ pub(crate) async fn verify(place: &Place, run: &str) -> Result<pb::VerifyRunResp
 
 /// Whether all runs of an experiment have ended.
 pub(crate) fn has_ended(experiment: &pb::Experiment) -> bool {
-    use pb::RunState::{Cancelled, Complete, Failed};
-    let ended = |r: &pb::Run| matches!(r.state(), Complete | Failed | Cancelled);
-    experiment.runs.iter().all(ended)
+    experiment.runs.iter().all(|r| r.state().has_ended())
 }
 
 async fn connect(service: &'static str, url: &str) -> Result<Channel, Failure> {

@@ -107,7 +107,7 @@ impl System {
         let metrics = {
             let store = database.store.clone();
             Role::start(async move |stop| {
-                let served = imprint_metrics::serve_on(metrics_listener, store, stop).await;
+                let served = imprint_metrics::serve(metrics_listener, store, stop).await;
                 served.map_err(Failure::doing("the metrics service"))
             })
         };

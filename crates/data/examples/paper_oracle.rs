@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use imprint_core::{ExperimentSpec, RunSpec};
-use imprint_data::{TrainingData, check_plans, resolve};
+use imprint_data::{TrainingData, resolve, visit_plans};
 
 const SUMS: [u32; 10] = [
     59374, 33066, 33612, 33327, 33103, 33268, 33422, 33241, 33212, 32939,
@@ -76,7 +76,7 @@ fn runs(facts: &Path, tokenizer: &Path, corpus: &Path) -> Result<Vec<RunSpec>, B
 fn check(facts: &Path, tokenizer: &Path, corpus: &Path) -> Result<(), Box<dyn Error>> {
     let runs = runs(facts, tokenizer, corpus)?;
     let (refused, fitting) = runs.split_last().ok_or("no runs")?;
-    check_plans(fitting)?;
+    visit_plans(fitting, |_, _| ())?;
     let Err(refusal) = TrainingData::open(refused) else {
         return Err("batch size 32 must be refused".into());
     };

@@ -23,7 +23,7 @@ pub use facts::{load_facts, write_facts};
 pub use inspection::{InspectedFact, InspectedRow, Inspection};
 pub use resolve::resolve;
 pub use tokenizer::Tokenizer;
-pub use training::{Batch, InjectedItem, InjectedRow, TrainingData, check_plans, visit_plans};
+pub use training::{Batch, InjectedItem, InjectedRow, TrainingData, visit_plans};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -120,18 +120,10 @@ impl Inputs {
     }
 }
 
-/// Checks the plan of every run, loading what they share only once.
+/// Checks the plan of every run and shows it to `visit`, loading what the runs share only once.
 ///
 /// # Errors
 /// The first thing that would stop a run, under the run's label.
-pub fn check_plans(runs: &[RunSpec]) -> Result<()> {
-    visit_plans(runs, |_, _| ())
-}
-
-/// As [`check_plans`], showing each run's plan to `visit`.
-///
-/// # Errors
-/// As [`check_plans`].
 pub fn visit_plans(runs: &[RunSpec], mut visit: impl FnMut(&RunSpec, &TrainingData)) -> Result<()> {
     let mut loaded: Option<(InputsKey, Arc<Inputs>)> = None;
     for run in runs {

@@ -6,7 +6,6 @@ mod health;
 mod service;
 mod status;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use imprint_proto::pb::metrics_server::MetricsServer;
@@ -31,21 +30,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Settings of the service.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// Port 0 takes a free one: use [`bind`] and [`serve_on`] to learn which.
-    pub listen: SocketAddr,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("listen on {address}")]
-    Listen {
-        address: SocketAddr,
-        #[source]
-        source: std::io::Error,
-    },
     #[error("describe the services for reflection")]
     Reflection {
         #[source]
@@ -58,29 +44,12 @@ pub enum Error {
     },
 }
 
-/// Serves until `shutdown`, then finishes what it has received, for ten seconds at most.
-///
-/// # Errors
-/// When the address cannot be listened on.
-pub async fn serve(config: Config, store: Store, shutdown: CancellationToken) -> Result<(), Error> {
-    serve_on(bind(config.listen).await?, store, shutdown).await
-}
-
-/// A listening socket for [`serve_on`].
-///
-/// # Errors
-/// When the address cannot be listened on.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen { address, source })
-}
-
-/// [`serve`] on a socket that listens already.
+/// Serves on a listening socket until `shutdown`, then finishes what it has received, for ten
+/// seconds at most.
 ///
 /// # Errors
 /// When the server cannot go on.
-pub async fn serve_on(
+pub async fn serve(
     listener: TcpListener,
     store: Store,
     shutdown: CancellationToken,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use imprint_core::{StepReadings, UpdateStats};
-use imprint_metrics::{bind, serve_on};
+use imprint_metrics::serve;
 use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
 use imprint_proto::pb::ingest_response::Message as Response;
@@ -29,10 +29,10 @@ struct Service {
 
 impl Service {
     async fn start(db: &TestDb) -> Self {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let ended = tokio::spawn(serve_on(listener, db.store.clone(), shutdown.clone()));
+        let ended = tokio::spawn(serve(listener, db.store.clone(), shutdown.clone()));
         Self {
             address,
             shutdown,

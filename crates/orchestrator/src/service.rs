@@ -64,7 +64,7 @@ impl Service {
             if changed && to.send(Ok(message(&sent))).await.is_err() {
                 return;
             }
-            if sent.runs.iter().all(|run| has_ended(run.state())) {
+            if sent.runs.iter().all(|run| run.state().has_ended()) {
                 return;
             }
             let stopped = tokio::select! {
@@ -300,13 +300,6 @@ fn to_state(state: RunState) -> pb::RunState {
         RunState::Failed => pb::RunState::Failed,
         RunState::Cancelled => pb::RunState::Cancelled,
     }
-}
-
-fn has_ended(state: pb::RunState) -> bool {
-    matches!(
-        state,
-        pb::RunState::Complete | pb::RunState::Failed | pb::RunState::Cancelled
-    )
 }
 
 fn to_summary(experiment: ExperimentSummary) -> pb::ExperimentSummary {

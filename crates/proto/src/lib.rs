@@ -82,6 +82,13 @@ fn endpoint(url: &str) -> Result<Endpoint, Error> {
         .tcp_nodelay(true))
 }
 
+impl pb::RunState {
+    /// Whether nothing more happens to the run unless somebody asks for it.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Complete | Self::Failed | Self::Cancelled)
+    }
+}
+
 fn to_bytes(values: &[f32]) -> bytes::Bytes {
     values
         .iter()

@@ -1,6 +1,7 @@
 //! Delivery: sends the spool to the metrics service and learns what is durable.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use imprint_proto::pb::{self, ingest_request, ingest_response, metrics_client::MetricsClient};
@@ -126,13 +127,9 @@ impl Delivery {
         };
         self.durable.send_replace(start);
 
-        let sending = async {
-            let end = self.send_from(start, &to_service).await?;
-            Ok::<_, Interruption>(end)
-        };
+        let mut sending = pin!(self.send_from(start, &to_service));
         let mut acknowledged = start;
         let mut end: Option<Cursors> = None;
-        tokio::pin!(sending);
         loop {
             if end.is_some_and(|e| {
                 acknowledged.reading >= e.reading && acknowledged.update >= e.update

@@ -66,34 +66,27 @@ pub(crate) fn run(orchestrator: &str, run_id: i32) -> anyhow::Result<ExitCode> {
         runtime: &runtime,
     };
     let mut step = 0;
-    let (outcome, reason, patience, code) = match attempt.execute(&mut step) {
-        Ok(Ending::Finished) => (
+    let ending = attempt
+        .execute(&mut step)
+        .unwrap_or_else(|e| Ending::Stopped(Stop::Failed(format!("{e:#}"))));
+    let (outcome, reason, patience, code) = match ending {
+        Ending::Finished => (
             AttemptOutcome::Finished,
             String::new(),
             attempt.deliver_timeout(),
             ExitCode::SUCCESS,
         ),
-        Ok(Ending::Stopped(Stop::Asked)) => (
+        Ending::Stopped(Stop::Asked) => (
             AttemptOutcome::Stopped,
             "asked to stop".to_owned(),
             LAST_WORDS,
             ExitCode::SUCCESS,
         ),
-        Ok(Ending::Stopped(Stop::Stale(reason))) => {
+        Ending::Stopped(Stop::Stale(reason)) => {
             tracing::warn!("this attempt is over: {reason}");
             return Ok(ExitCode::from(EXIT_STALE));
         }
-        Ok(Ending::Stopped(Stop::Failed(reason))) => {
-            tracing::error!("{reason}");
-            (
-                AttemptOutcome::Failed,
-                reason,
-                attempt.deliver_timeout(),
-                ExitCode::FAILURE,
-            )
-        }
-        Err(e) => {
-            let reason = format!("{e:#}");
+        Ending::Stopped(Stop::Failed(reason)) => {
             tracing::error!("{reason}");
             (
                 AttemptOutcome::Failed,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use expect_test::expect;
 use imprint_core::{Depth, ExperimentSpec, Fact, ProbeText, probe_set};
-use imprint_data::{Tokenizer, TrainingData, check_plans, load_facts, resolve};
+use imprint_data::{Tokenizer, TrainingData, load_facts, resolve, visit_plans};
 
 use crate::{World, WorldConfig};
 
@@ -270,7 +270,7 @@ fn trains(config: WorldConfig, batch_sizes: &str, injection: &str, n_steps: u32)
     );
     let spec = ExperimentSpec::parse(&text, Path::new("world.toml"), directory.path()).unwrap();
     let runs = spec.expand(&resolve(&spec, |_| None).unwrap()).unwrap();
-    check_plans(&runs).unwrap();
+    visit_plans(&runs, |_, _| ()).unwrap();
 
     let duplication = TrainingData::open(&runs[0]).unwrap();
     let injected = duplication.schedule().injected_facts().len();

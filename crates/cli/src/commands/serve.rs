@@ -47,7 +47,7 @@ pub(crate) async fn run(place: &Place, role: Role) -> Outcome {
     let served = async {
         match role {
             Role::Metrics { listen } => {
-                imprint_metrics::serve_on(bind(listen).await?, store, stop.clone())
+                imprint_metrics::serve(bind(listen).await?, store, stop.clone())
                     .await
                     .map_err(Failure::doing("the metrics service"))
             }

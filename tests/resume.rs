@@ -1,10 +1,12 @@
 //! Kills whatever can be killed in the middle of a run, and compares every bit with a run that
 //! nothing happened to.
 
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use imprint_e2e::{Lab, StoredReading, experiment};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 const LIMIT: Duration = Duration::from_secs(240);
 const N_UPDATES: usize = 400;
@@ -145,6 +147,39 @@ async fn lines_of_attempts_never_mix() {
         first_of_second.step
     );
     assert_eq!(first_of_second.step % 25, 0, "it resumed at a saved state");
+}
+
+/// A failed attempt waits with its last words for an absent orchestrator, but a signal ends the wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_is_heard_while_last_words_wait() {
+    let mut lab = Lab::start().await;
+    lab.submit(&resume_experiment()).await.expect("submit");
+    let run_id = lab.run_id(RUN).await;
+    lab.stored_at_least(run_id, 10).await;
+    let pid = Pid::from_raw(lab.trainer_pid(run_id).await);
+    lab.kill_orchestrator();
+    let corpus = lab.dir().join("corpus.u16");
+    let n_bytes = std::fs::metadata(&corpus).expect("find the corpus").len();
+    let file = std::fs::File::options().write(true).open(&corpus);
+    file.and_then(|file| file.write_all_at(&vec![0xff; n_bytes as usize], 0))
+        .expect("put tokens into the corpus that the vocabulary does not have");
+    imprint_testkit::wait_until(LIMIT, "the attempt has failed", || async {
+        lab.trainer_log(run_id).contains("65535")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(is_running(pid), "it waits for the orchestrator");
+    lab.signal_trainer(run_id, Signal::SIGTERM).await;
+    let within = Duration::from_secs(15);
+    imprint_testkit::wait_until(within, "the trainer has ended", || async {
+        !is_running(pid)
+    })
+    .await;
+}
+
+/// A process that ended but that nobody has waited for does not count.
+fn is_running(pid: Pid) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 async fn saved_by_attempt(lab: &Lab, run_id: i32, attempt: i32) {

@@ -9,11 +9,11 @@ const LIMIT: Duration = Duration::from_secs(400);
 const SHOWN: &str = "[injection]\nstart = 0\nevery = 20\ncount = 3\nstagger = { groups = 5, every = 4 }\n\
                      [probing]\nswap = true\n";
 
-fn injection(name: &str, rate: &str) -> String {
+fn injection(name: &str, seed: u32, rate: &str) -> String {
     experiment(
         name,
-        "scenarios = ['paraphrase']\nbatch_sizes = [8]",
-        "name = 'pre'\nrun = 'pre/scratch-none-b16-s0'\nstep = 500",
+        &format!("scenarios = ['paraphrase']\nbatch_sizes = [8]\nseeds = [{seed}]"),
+        &format!("name = 'pre'\nrun = 'pre/scratch-none-b16-s{seed}'\nstep = 500"),
         &format!(
             "[training]\nsteps = 210\noptimizer = {{ eps = 1e-8 }}\n\
              learning_rate = {{ kind = 'constant', peak = 7e-3, {rate} }}\n{SHOWN}"
@@ -23,10 +23,22 @@ fn injection(name: &str, rate: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_of_acquisition_and_forgetting() {
+    statistics(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: `cargo xtask soak` runs it"]
+async fn statistics_of_other_seeds() {
+    for seed in 1..=4 {
+        statistics(seed).await;
+    }
+}
+
+async fn statistics(seed: u32) {
     let lab = Lab::start().await;
     let pretraining = experiment(
         "pre",
-        "scenarios = ['none']\nbatch_sizes = [16]",
+        &format!("scenarios = ['none']\nbatch_sizes = [16]\nseeds = [{seed}]"),
         "name = 'scratch'\ninit = { hidden_size = 64, intermediate_size = 168, \
          num_hidden_layers = 2, num_attention_heads = 4, tie_word_embeddings = true }",
         "[training]\nsteps = 500\noptimizer = { eps = 1e-8 }\n\
@@ -38,15 +50,13 @@ async fn statistics_of_acquisition_and_forgetting() {
         .await
         .expect("submit the pretraining");
     // Children wait for their parent's state, so all can be submitted at once.
-    lab.submit(&injection("shown", "warmup_steps = 0"))
+    lab.submit(&injection("shown", seed, "warmup_steps = 0"))
         .await
         .expect("submit the injection");
-    lab.submit(&injection(
-        "frozen",
-        "warmup_steps = 0, zero_from_step = 60",
-    ))
-    .await
-    .expect("submit the frozen control");
+    let frozen = injection("frozen", seed, "warmup_steps = 0, zero_from_step = 60");
+    lab.submit(&frozen)
+        .await
+        .expect("submit the frozen control");
     for name in ["pre", "shown", "frozen"] {
         lab.all_complete(name, LIMIT).await;
     }

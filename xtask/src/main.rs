@@ -21,13 +21,18 @@ Tasks:
                      with the arguments: tiny models learn and forget facts in a few minutes
   test [arguments]   install what this machine lacks, build everything, and run all tests; the
                      arguments go to cargo-nextest (or to `cargo test` where it is not installed)
+  soak [arguments]   as `test`, with the tests that take minutes and many more random cases
   lint               check the formatting and let clippy's warnings be errors
   oracle             make the fixtures of the reference implementations again with Python
 
-`demo` and `test` need a Postgres server (version 15 or later), and `test` also Python 3 with venv.
+`demo`, `test` and `soak` need a Postgres server (version 15 or later), the tests also Python 3 with
+venv.
 On Debian and Ubuntu what is missing is installed with apt-get, as root or through sudo; elsewhere
 the packages are named. Nothing is installed a second time.
 ";
+
+/// Random cases of each property that does not set its own number, in `soak`.
+const SOAK_CASES: &str = "10000";
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -36,6 +41,7 @@ fn main() -> ExitCode {
     let done = match task.as_str() {
         "demo" => demo(&rest),
         "test" => test(&rest),
+        "soak" => soak(&rest),
         "lint" => lint(),
         "oracle" => oracle(),
         "" | "help" | "-h" | "--help" => {
@@ -81,10 +87,7 @@ fn demo(arguments: &[String]) -> Result<(), Failure> {
 }
 
 fn test(arguments: &[String]) -> Result<(), Failure> {
-    machine::provide(&[machine::POSTGRES, machine::PYTHON_VENV])?;
-    // All targets in one go: the end-to-end tests start both binaries, and building them with the
-    // tests' features builds nothing twice.
-    cargo(["build", "--workspace", "--all-targets"]).run()?;
+    build_for_tests()?;
     if cargo(["nextest", "--version"]).succeeds() {
         cargo(["nextest", "run", "--workspace"])
             .args(arguments)
@@ -95,6 +98,23 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
             .args(arguments)
             .run()
     }
+}
+
+fn soak(arguments: &[String]) -> Result<(), Failure> {
+    build_for_tests()?;
+    // One at a time: the ignored tests are ignored because they keep a machine busy.
+    cargo(["test", "--workspace", "--no-fail-fast"])
+        .args(arguments)
+        .args(["--", "--include-ignored", "--test-threads=1"])
+        .env("PROPTEST_CASES", SOAK_CASES)
+        .run()
+}
+
+fn build_for_tests() -> Result<(), Failure> {
+    machine::provide(&[machine::POSTGRES, machine::PYTHON_VENV])?;
+    // All targets in one go: the end-to-end tests start both binaries, and building them with the
+    // tests' features builds nothing twice.
+    cargo(["build", "--workspace", "--all-targets"]).run()
 }
 
 fn lint() -> Result<(), Failure> {

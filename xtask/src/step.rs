@@ -77,6 +77,11 @@ impl Step {
         self
     }
 
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Runs it with our own input and output.
     ///
     /// # Errors

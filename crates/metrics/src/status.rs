@@ -31,8 +31,14 @@ pub(crate) fn from_store(error: &Error) -> Status {
             detailed(Code::Aborted, message, "STALE_ATTEMPT", about)
         }
         _ => {
-            tracing::error!(error = chain(error), "a request failed");
-            Status::internal(message)
+            let error_chain = chain(error);
+            tracing::error!(error = error_chain, "a request failed");
+            if error.is_refusal_of_data() {
+                // Sending the same again would fail again.
+                Status::failed_precondition(error_chain)
+            } else {
+                Status::internal(message)
+            }
         }
     }
 }

@@ -71,6 +71,13 @@ impl Error {
         }
     }
 
+    /// Whether the database will never take these values: a data exception or a broken constraint.
+    pub fn is_refusal_of_data(&self) -> bool {
+        // SQLSTATE classes 22 and 23.
+        matches!(self, Self::Query { source: sqlx::Error::Database(e), .. }
+            if e.code().is_some_and(|code| ["22", "23"].iter().any(|c| code.starts_with(c))))
+    }
+
     /// Whether a query failed because a row with the same key was there already.
     pub fn is_unique_violation(&self) -> bool {
         matches!(self, Self::Query { source: sqlx::Error::Database(e), .. }

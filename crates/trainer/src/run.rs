@@ -96,7 +96,17 @@ pub(crate) fn run(orchestrator: &str, run_id: i32) -> anyhow::Result<ExitCode> {
             )
         }
     };
-    if let Err(status) = runtime.block_on(control.end(outcome, reason, step, patience)) {
+    let told = runtime.block_on(async {
+        let hurry = StopSignal::new();
+        tokio::spawn(raise_on_signals(hurry.clone()));
+        tokio::select! {
+            told = control.end(outcome, reason, step, patience) => told,
+            () = async { hurry.wait().await; tokio::time::sleep(LAST_WORDS).await } => {
+                Err(tonic::Status::cancelled("asked to stop while it could not be reached"))
+            }
+        }
+    });
+    if let Err(status) = told {
         tracing::warn!(
             "the orchestrator does not know how this attempt ended: {}",
             status.message()
@@ -413,7 +423,7 @@ async fn raise_on_signals(stop: StopSignal) {
         _ = int.recv() => {}
         _ = usr1.recv() => {}
     }
-    tracing::info!("asked to stop: saving, then ending");
+    tracing::info!("asked to stop");
     stop.raise(Stop::Asked);
 }
 

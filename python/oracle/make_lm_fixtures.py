@@ -20,7 +20,7 @@ published) and beside it
   ``logits_after``    float32  [rows, tokens, V]        of batch 0 by the float32 model with them
   ==================  =======  ======================  ===========================================
 
-  NAME is the parameter's name in `transformers`; a tied output matrix is named once, as the
+  NAME is the name that `save_pretrained` writes; a tied output matrix is named once, as the
   embedding. Loss, gradients and updates are computed in float64 and rounded at the end.
 
 The files are the same, byte for byte, each time they are made with the pinned packages.
@@ -270,7 +270,10 @@ def oracle(case: Case, model: PreTrainedModel, seed: int) -> dict[str, Tensor]:
 
     model.float()
     for name, parameter in model.named_parameters():
-        said[f"grad.{name}"] = said[f"grad.{name}"].float()
+        grad = said.pop(f"grad.{name}")
+        if case.family == "gpt_neox":
+            name = name.replace("lm_head", "embed_out")
+        said[f"grad.{name}"] = grad.float()
         said[f"after.{name}"] = parameter.detach()
     with torch.no_grad():
         said["logits_after"] = model(batches[0], use_cache=False).logits

@@ -242,7 +242,7 @@ def main() -> None:
                 )
                 continue
             print(failed[-1])
-    assert not failed, f"{len(failed)} of {len(sources)} models failed"
+    assert not failed, f"{len(failed)} models failed"
 
 
 if __name__ == "__main__":

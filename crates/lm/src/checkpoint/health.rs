@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::{EXP_AVG, EXP_AVG_SQ};
+
 /// Lines about one checkpoint; a damaged one would fill a log.
 const MAX_LINES: usize = 20;
 
@@ -24,13 +26,15 @@ impl fmt::Display for Finding {
 /// What looks wrong about a tensor's values.
 ///
 /// Values that are not finite anywhere; that are all the same, or the same along whole rows, in
-/// matrices only: a norm's weights and a bias may well be.
+/// matrices of weights only: a norm's weights and a bias may well be, and the moments of tokens that
+/// never came are.
 pub(crate) fn examine(
     path: &Path,
     tensor: &str,
     shape: &[usize],
     values: &[f32],
 ) -> Option<Finding> {
+    let is_moment = tensor.ends_with(EXP_AVG) || tensor.ends_with(EXP_AVG_SQ);
     let found = |what: String| {
         Some(Finding {
             path: path.to_owned(),
@@ -48,7 +52,7 @@ pub(crate) fn examine(
     }
     let n_rows = *shape.first()?;
     let n_columns = values.len().checked_div(n_rows)?;
-    if shape.len() < 2 || n_columns < 2 {
+    if is_moment || shape.len() < 2 || n_columns < 2 {
         return None;
     }
     let is_constant = |values: &[f32]| values.iter().all(|x| *x == values[0]);

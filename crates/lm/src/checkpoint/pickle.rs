@@ -379,7 +379,7 @@ impl<'a> Machine<'a, '_> {
                 b'd' => {
                     let items = self.pop_to_mark()?;
                     self.push_node(Node::Dict(Vec::new()))?;
-                    self.set_items(items)?;
+                    self.set_items(&items)?;
                 }
                 b'a' => {
                     let item = self.pop()?;
@@ -392,11 +392,11 @@ impl<'a> Machine<'a, '_> {
                 b's' => {
                     let value = self.pop()?;
                     let key = self.pop()?;
-                    self.set_items(vec![key, value])?;
+                    self.set_items(&[key, value])?;
                 }
                 b'u' => {
                     let items = self.pop_to_mark()?;
-                    self.set_items(items)?;
+                    self.set_items(&items)?;
                 }
                 b'c' => {
                     let module = self.line()?;
@@ -609,7 +609,7 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
-    fn set_items(&mut self, items: Vec<Item>) -> Outcome<()> {
+    fn set_items(&mut self, items: &[Item]) -> Outcome<()> {
         let (pairs, []) = items.as_chunks::<2>() else {
             return damaged("a key has no value");
         };

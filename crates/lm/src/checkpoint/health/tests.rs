@@ -43,6 +43,13 @@ fn vectors_may_be_constant_and_anything_may_be_empty() {
 }
 
 #[test]
+fn moments_are_held_to_be_finite_only() {
+    let name = format!("x{EXP_AVG_SQ}");
+    assert_eq!(examine(Path::new("w"), &name, &[2, 2], &[0.0; 4]), None);
+    assert!(examine(Path::new("w"), &name, &[1, 1], &[f32::NAN]).is_some());
+}
+
+#[test]
 fn a_damaged_checkpoint_does_not_fill_a_log() {
     let finding = examine(Path::new("w"), "x", &[1], &[f32::NAN]).expect("it is not finite");
     let all = vec![finding; MAX_LINES + 7];

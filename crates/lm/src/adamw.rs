@@ -11,7 +11,7 @@ use crate::tape::{Kernels, Matrix};
 /// The optimizer: its constants, how many updates it has made, and its moments.
 pub(crate) struct AdamW {
     spec: OptimizerSpec,
-    kernels: Kernels,
+    pub(crate) kernels: Kernels,
     pub(crate) n_updates: u64,
     /// One for each parameter; `None` until the first update.
     pub(crate) moments: Option<Vec<Moments>>,
@@ -30,31 +30,27 @@ impl AdamW {
     /// # Errors
     /// When a constant is out of its range.
     pub(crate) fn new(spec: OptimizerSpec, kernels: Kernels) -> Result<Self, Error> {
-        let checks = [
-            ("beta1", spec.beta1, (0.0..1.0).contains(&spec.beta1)),
-            ("beta2", spec.beta2, (0.0..1.0).contains(&spec.beta2)),
-            ("eps", spec.eps, spec.eps > 0.0 && spec.eps.is_finite()),
-            (
-                "weight_decay",
-                spec.weight_decay,
-                spec.weight_decay >= 0.0 && spec.weight_decay.is_finite(),
-            ),
-            ("clip_norm", spec.clip_norm, spec.clip_norm > 0.0),
-        ];
-        for (key, value, fits) in checks {
-            if !fits {
-                return Err(Error::Optimizer {
-                    key,
-                    reason: format!("{value} is out of range"),
-                });
-            }
-        }
+        check(&spec)?;
         Ok(Self {
             spec,
             kernels,
             n_updates: 0,
             moments: None,
         })
+    }
+
+    /// Sets the largest norm of a gradient, for the updates to come.
+    ///
+    /// # Errors
+    /// When it is not greater than 0.
+    pub(crate) fn set_clip_norm(&mut self, clip_norm: f64) -> Result<(), Error> {
+        let spec = OptimizerSpec {
+            clip_norm,
+            ..self.spec
+        };
+        check(&spec)?;
+        self.spec = spec;
+        Ok(())
     }
 
     /// The global L2 norm of gradients, summed in float64.
@@ -136,6 +132,30 @@ impl AdamW {
         self.moments = Some(moments);
         changes.norm()
     }
+}
+
+/// Refuses constants that are out of their range.
+fn check(spec: &OptimizerSpec) -> Result<(), Error> {
+    let checks = [
+        ("beta1", spec.beta1, (0.0..1.0).contains(&spec.beta1)),
+        ("beta2", spec.beta2, (0.0..1.0).contains(&spec.beta2)),
+        ("eps", spec.eps, spec.eps > 0.0 && spec.eps.is_finite()),
+        (
+            "weight_decay",
+            spec.weight_decay,
+            spec.weight_decay >= 0.0 && spec.weight_decay.is_finite(),
+        ),
+        ("clip_norm", spec.clip_norm, spec.clip_norm > 0.0),
+    ];
+    for (key, value, fits) in checks {
+        if !fits {
+            return Err(Error::Optimizer {
+                key,
+                reason: format!("{value} is out of range"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Σ (change)² of the parameters so far.

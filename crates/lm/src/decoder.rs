@@ -5,16 +5,24 @@
 
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::config::ModelConfig;
+use crate::config::{Mlp, ModelConfig, NormPlace, Positions};
 use crate::host::{self, Rotary};
-use crate::parameters::Layout;
+use crate::parameters::{LayerParameters, Layout};
 use crate::reference;
-use crate::tape::{Kernels, Matrix, ParameterGradients, Tape, Tokens, Var};
+use crate::tape::{Compute, Kernels, Matrix, ParameterGradients, Tape, Tokens, Var};
 
 /// Most logits that exist at a time on a CPU: two mebibytes, so that they stay in cache.
 const HOST_LOGITS: usize = 1 << 19;
 /// Most logits that exist at a time on a GPU: one gibibyte in float32.
 const DEVICE_LOGITS: usize = 1 << 28;
+
+/// Most logits that exist at a time.
+pub(crate) fn max_logits(kernels: Kernels) -> usize {
+    match kernels {
+        Kernels::Host => HOST_LOGITS,
+        Kernels::Tensor => DEVICE_LOGITS,
+    }
+}
 
 /// A decoder's parameters and tables, on one device.
 pub(crate) struct Decoder {
@@ -22,7 +30,7 @@ pub(crate) struct Decoder {
     pub(crate) layout: Layout,
     pub(crate) device: Device,
     pub(crate) parameters: Vec<Tensor<2>>,
-    kernels: Kernels,
+    pub(crate) compute: Compute,
     max_logits: usize,
     rotary: Rotary,
 }
@@ -34,28 +42,30 @@ impl Decoder {
         layout: Layout,
         values: Vec<Vec<f32>>,
         device: Device,
-        kernels: Kernels,
+        compute: Compute,
     ) -> Self {
         let parameters = (layout.parameters.iter().zip(values))
             .map(|(parameter, values)| Matrix::new(values, parameter.columns).put(&device))
             .collect();
-        let rotary = Rotary::new(
-            config.max_position_embeddings,
-            config.head_dim(),
-            config.rope_theta,
-        );
+        let frequencies = match config.positions {
+            Positions::Learned => Vec::new(),
+            Positions::Rotary(rotary) => rotary.frequencies(),
+        };
+        let rotary = Rotary::new(config.max_position_embeddings, &frequencies);
         Self {
             config,
             layout,
             device,
             parameters,
-            kernels,
-            max_logits: match kernels {
-                Kernels::Host => HOST_LOGITS,
-                Kernels::Tensor => DEVICE_LOGITS,
-            },
+            compute,
+            max_logits: max_logits(compute.kernels),
             rotary,
         }
+    }
+
+    /// How many logits may exist at a time.
+    pub(crate) fn max_logits(&self) -> usize {
+        self.max_logits
     }
 
     /// Sets how many logits may exist at a time.
@@ -69,24 +79,89 @@ impl Decoder {
     ///
     /// # Shapes
     /// `tokens`: [sequences · `seq_len`]; returns [N, D].
-    fn hidden<'a>(&'a self, tape: &Tape<'a>, tokens: &'a Tokens, seq_len: usize) -> Var {
-        let eps = self.config.norm_eps;
+    pub(crate) fn hidden<'a>(&'a self, tape: &Tape<'a>, tokens: &'a Tokens, seq_len: usize) -> Var {
+        let (config, layout) = (&self.config, &self.layout);
         let attention = host::Attention {
-            n_heads: self.config.num_attention_heads,
-            head_dim: self.config.head_dim(),
+            n_heads: config.num_attention_heads,
+            n_kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
             seq_len,
+            scale: 1.0,
             rotary: &self.rotary,
+            starts: tokens.starts.as_deref(),
         };
-        let mut x = tape.embed(self.layout.embedding, tokens);
-        for layer in &self.layout.layers {
-            let qkv = tape.linear(layer.qkv, tape.layer_norm(&x, eps));
-            let mixed = tape.attention(qkv, attention);
-            x = tape.add(x, tape.linear(layer.attention_out, mixed));
-            let gate_up = tape.linear(layer.gate_up, tape.layer_norm(&x, eps));
-            let activated = tape.swiglu(gate_up);
-            x = tape.add(x, tape.linear(layer.down, activated));
+        let mut x = tape.embed(layout.embedding, tokens);
+        if let Some(positions) = layout.positions {
+            x = tape.add_positions(positions, x, seq_len);
         }
-        tape.layer_norm(&x, eps)
+        for (i, layer) in layout.layers.iter().enumerate() {
+            let attention = host::Attention {
+                scale: config.score_scale(i),
+                ..attention
+            };
+            x = tape.recomputable(x, move |tape, x| self.layer(tape, layer, x, attention));
+        }
+        tape.norm(&x, layout.final_norm)
+    }
+
+    /// One layer: from residual stream to residual stream.
+    fn layer<'a>(
+        &'a self,
+        tape: &Tape<'a>,
+        layer: &LayerParameters,
+        x: Var,
+        attention: host::Attention<'a>,
+    ) -> Var {
+        match (self.config.norm.place, self.config.is_parallel) {
+            (NormPlace::Before, true) => {
+                let mixed = tape.norm(&x, layer.attention_norm);
+                let mixed = self.mix(tape, layer, mixed, attention);
+                let thought = self.think(tape, layer, tape.norm(&x, layer.mlp_norm));
+                tape.add(tape.add(x, mixed), thought)
+            }
+            (NormPlace::Before, false) => {
+                let mixed = tape.norm(&x, layer.attention_norm);
+                let x = tape.add(x, self.mix(tape, layer, mixed, attention));
+                let thought = self.think(tape, layer, tape.norm(&x, layer.mlp_norm));
+                tape.add(x, thought)
+            }
+            (NormPlace::After, _) => {
+                let (input, x) = tape.fork(x);
+                let mixed = self.mix(tape, layer, input, attention);
+                let x = tape.add(x, tape.norm(&mixed, layer.attention_norm));
+                let (input, x) = tape.fork(x);
+                let thought = self.think(tape, layer, input);
+                tape.add(x, tape.norm(&thought, layer.mlp_norm))
+            }
+        }
+    }
+
+    /// Attention: from normed hidden states to what it adds to the residual stream.
+    fn mix<'a>(
+        &'a self,
+        tape: &Tape<'a>,
+        layer: &LayerParameters,
+        x: Var,
+        attention: host::Attention<'a>,
+    ) -> Var {
+        let mut qkv = tape.linear(layer.qkv, x);
+        if let Some(norm) = layer.qk_norm {
+            qkv = tape.norm_queries_and_keys(&qkv, self.config.attention_widths(), norm);
+        }
+        if let Some(limit) = self.config.clip_qkv {
+            qkv = tape.clamp(qkv, limit);
+        }
+        tape.linear(layer.attention_out, tape.attention(qkv, attention))
+    }
+
+    /// The feed-forward layer.
+    fn think<'a>(&'a self, tape: &Tape<'a>, layer: &LayerParameters, x: Var) -> Var {
+        let up = tape.linear(layer.up, x);
+        let bent = match self.config.mlp {
+            Mlp::Gated => tape.swiglu(up),
+            Mlp::Plain(activation) => tape.activate(activation, up),
+        };
+        tape.linear(layer.down, bent)
     }
 
     /// Log-probabilities of the targets, each the token that follows an input.
@@ -100,7 +175,7 @@ impl Decoder {
         kept: Option<&Tensor<1, Int>>,
         targets: &Tokens,
     ) -> Vec<Tensor<1>> {
-        let tape = Tape::forward_only(&self.parameters, self.kernels);
+        let tape = Tape::forward_only(&self.parameters, self.compute);
         let mut hidden = self.hidden(&tape, inputs, seq_len).into_tensor();
         if let Some(kept) = kept {
             hidden = hidden.select(0, kept.clone());
@@ -109,8 +184,9 @@ impl Decoder {
         self.chunks(targets.ids.len())
             .map(|(from, n)| {
                 let targets = targets.narrow(from, n);
-                let logits = hidden.clone().narrow(0, from, n).matmul(head.clone());
-                match self.kernels {
+                let hidden = hidden.clone().narrow(0, from, n);
+                let logits = self.compute.product(hidden, head.clone());
+                match self.compute.kernels {
                     Kernels::Host => {
                         let mut logits = Matrix::take(logits);
                         let log_probs = host::log_probs(logits.values_mut(), &targets.ids);
@@ -140,7 +216,7 @@ impl Decoder {
         scale: f32,
     ) -> (Vec<Tensor<1>>, ParameterGradients) {
         let mut gradients = ParameterGradients::new(self.parameters.len());
-        let tape = Tape::recording(&self.parameters, self.kernels);
+        let tape = Tape::recording(&self.parameters, self.compute);
         let output = self.hidden(&tape, inputs, seq_len);
         let hidden = output.tensor();
         let head = &self.parameters[self.layout.head];
@@ -149,8 +225,8 @@ impl Decoder {
         for (from, n) in self.chunks(targets.ids.len()) {
             let targets = targets.narrow(from, n);
             let hidden = hidden.clone().narrow(0, from, n);
-            let logits = hidden.clone().matmul(head.clone().transpose());
-            let (chunk_log_probs, d_logits) = match self.kernels {
+            let logits = (self.compute).product(hidden.clone(), head.clone().transpose());
+            let (chunk_log_probs, d_logits) = match self.compute.kernels {
                 Kernels::Host => {
                     let mut logits = Matrix::take(logits);
                     let log_probs =
@@ -163,9 +239,9 @@ impl Decoder {
             log_probs.push(chunk_log_probs);
             gradients.add(
                 self.layout.head,
-                d_logits.clone().transpose().matmul(hidden),
+                (self.compute).product(d_logits.clone().transpose(), hidden),
             );
-            d_hidden.push(d_logits.matmul(head.clone()));
+            d_hidden.push(self.compute.product(d_logits, head.clone()));
         }
         drop(hidden);
         let d_hidden = match d_hidden.len() {

@@ -20,28 +20,49 @@ pub enum Error {
         err: serde_json::Error,
     },
     #[error("model configuration, `{key}`: {reason}")]
-    Config { key: &'static str, reason: String },
+    Config { key: String, reason: String },
+    #[error("{path} is not a configuration of OLMo that can be used: {reason}")]
+    NativeConfig { path: PathBuf, reason: String },
     #[error(
-        "no weights in {dir}: expected model.safetensors, or shards with \
-         model.safetensors.index.json"
+        "no weights in {dir}: expected model.safetensors or pytorch_model.bin, shards of either \
+         with their .index.json, or OLMo's config.yaml with model.safetensors or model.pt"
     )]
     NoWeights { dir: PathBuf },
+    #[error("{dir} is still being written: it holds {}; try again when it is done", file.display())]
+    Unfinished { dir: PathBuf, file: PathBuf },
+    #[error(
+        "{path} was written to, cut or replaced while it was read; try again when nobody writes to it"
+    )]
+    Changed { path: PathBuf },
+    #[error("{path} is not a file")]
+    NotAFile { path: PathBuf },
     #[error("{path} is not a shard index: {reason}")]
     ShardIndex { path: PathBuf, reason: String },
     #[error("shard {path} is missing; {index} names it")]
     MissingShard { path: PathBuf, index: PathBuf },
-    #[error("{path} is not a safetensors file, or is cut short")]
-    Safetensors {
+    #[error("{path} is not a safetensors file that can be read: {reason}")]
+    Safetensors { path: PathBuf, reason: String },
+    #[error("cannot write {path}")]
+    SafetensorsWrite {
         path: PathBuf,
         #[source]
         err: safetensors::SafeTensorError,
     },
+    #[error("{path} is not a PyTorch file that can be read: {reason}")]
+    Torch { path: PathBuf, reason: String },
+    #[error("tensor `{tensor}` is in {path}, and has been there before or in another file")]
+    RepeatedTensor { path: PathBuf, tensor: String },
     #[error("tensor `{tensor}` is missing from {path}; the configuration calls for it")]
     MissingTensor { path: PathBuf, tensor: String },
     #[error(
         "tensor `{tensor}` in {path} has no place in the model that the configuration describes"
     )]
     UnexpectedTensor { path: PathBuf, tensor: String },
+    #[error(
+        "tensor `{tensor}` in {path} is not the embedding, but the configuration ties the two \
+         (`tie_word_embeddings`)"
+    )]
+    Untied { path: PathBuf, tensor: String },
     #[error(
         "tensor `{tensor}` in {path} has shape {found:?}; the configuration calls for {expected:?}"
     )]
@@ -51,11 +72,11 @@ pub enum Error {
         found: Vec<usize>,
         expected: Vec<usize>,
     },
-    #[error("tensor `{tensor}` in {path} has type {dtype}; float32, bfloat16 and float16 are read")]
+    #[error("tensor `{tensor}` in {path} has type {dtype}; floats of 16, 32 and 64 bits are read")]
     Dtype {
         path: PathBuf,
         tensor: String,
-        dtype: String,
+        dtype: &'static str,
     },
     #[error("{path}: {reason}")]
     State { path: PathBuf, reason: String },

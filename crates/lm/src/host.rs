@@ -193,21 +193,44 @@ fn exp_and_sum(x: &mut [f32], shift: f32) -> f32 {
     total
 }
 
+/// What a norm divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// The standard deviation, after the mean is taken off.
+    Layer,
+    /// The root mean square.
+    Rms,
+}
+
 vectorised! {
-    /// LayerNorm without weight or bias, in place; returns 1/σ of each row.
+    /// A norm without weight or bias, in place, of the segments that each row begins with; returns
+    /// 1/σ of each.
     ///
     /// # Shapes
-    /// `x`: [N, D]; returns [N].
-    pub(crate) fn layer_norm(x: &mut [f32], d: usize, eps: f32) -> Vec<f32> {
-        let mut rstd = vec![0.0; x.len() / d];
-        for (x, rstd) in x.chunks_exact_mut(d).zip(&mut rstd) {
-            let mean = sum(x) / d as f32;
-            for x in x.iter_mut() {
-                *x -= mean;
-            }
-            *rstd = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
-            for x in x.iter_mut() {
-                *x *= *rstd;
+    /// `x`: [N, `row`]; `widths`: of the S segments; returns [N, S].
+    pub(crate) fn norm(
+        x: &mut [f32],
+        row: usize,
+        widths: &[usize],
+        kind: NormKind,
+        eps: f32,
+    ) -> Vec<f32> {
+        let mut rstd = Vec::with_capacity(x.len() / row * widths.len());
+        for mut x in x.chunks_exact_mut(row) {
+            for &width in widths {
+                let (segment, rest) = x.split_at_mut(width);
+                if kind == NormKind::Layer {
+                    let mean = sum(segment) / width as f32;
+                    for x in segment.iter_mut() {
+                        *x -= mean;
+                    }
+                }
+                let r = 1.0 / (dot(segment, segment) / width as f32 + eps).sqrt();
+                for x in segment.iter_mut() {
+                    *x *= r;
+                }
+                rstd.push(r);
+                x = rest;
             }
         }
         rstd
@@ -215,17 +238,217 @@ vectorised! {
 }
 
 vectorised! {
-    /// Turns the gradient of LayerNorm's output into that of its input, in place.
+    /// Turns the gradient of [`norm`]'s output into that of its input, in place.
     ///
     /// # Shapes
-    /// `y`, the output, and `gradient`: [N, D]; `rstd`: [N].
-    pub(crate) fn layer_norm_backward(y: &[f32], rstd: &[f32], gradient: &mut [f32], d: usize) {
-        let rows = gradient.chunks_exact_mut(d).zip(y.chunks_exact(d));
-        for ((gradient, y), rstd) in rows.zip(rstd) {
-            let mean = sum(gradient) / d as f32;
-            let along = dot(gradient, y) / d as f32;
-            for (gradient, y) in gradient.iter_mut().zip(y) {
-                *gradient = (y.mul_add(-along, *gradient) - mean) * rstd;
+    /// `y`, the output, and `gradient`: [N, `row`]; `rstd`: [N, S].
+    pub(crate) fn norm_backward(
+        y: &[f32],
+        rstd: &[f32],
+        gradient: &mut [f32],
+        row: usize,
+        widths: &[usize],
+        kind: NormKind,
+    ) {
+        let rows = gradient.chunks_exact_mut(row).zip(y.chunks_exact(row));
+        for ((mut gradient, mut y), rstd) in rows.zip(rstd.chunks_exact(widths.len())) {
+            for (&width, rstd) in widths.iter().zip(rstd) {
+                let (segment, rest) = gradient.split_at_mut(width);
+                let mean = match kind {
+                    NormKind::Layer => sum(segment) / width as f32,
+                    NormKind::Rms => 0.0,
+                };
+                let along = dot(segment, &y[..width]) / width as f32;
+                for (gradient, y) in segment.iter_mut().zip(&y[..width]) {
+                    *gradient = (y.mul_add(-along, *gradient) - mean) * rstd;
+                }
+                gradient = rest;
+                y = &y[width..];
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Multiplies the first columns of every row by a weight and adds a bias (empty for none).
+    ///
+    /// # Shapes
+    /// `x`: [N, `row`]; `weight`: [K] with K ≤ `row`; `bias`: [K] or [0].
+    pub(crate) fn affine(x: &mut [f32], row: usize, weight: &[f32], bias: &[f32]) {
+        for x in x.chunks_exact_mut(row) {
+            for (x, w) in x.iter_mut().zip(weight) {
+                *x *= w;
+            }
+            for (x, b) in x.iter_mut().zip(bias) {
+                *x += b;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Turns the gradient of [`affine`]'s output into that of its input, in place, and returns the
+    /// weight's.
+    ///
+    /// # Shapes
+    /// `x`, the input, and `gradient`: [N, `row`]; `weight`: [K]; returns [K].
+    pub(crate) fn affine_backward(
+        x: &[f32],
+        gradient: &mut [f32],
+        row: usize,
+        weight: &[f32],
+    ) -> Vec<f32> {
+        let mut d_weight = vec![0.0; weight.len()];
+        for (gradient, x) in gradient.chunks_exact_mut(row).zip(x.chunks_exact(row)) {
+            let columns = gradient.iter_mut().zip(x).zip(weight).zip(d_weight.iter_mut());
+            for (((gradient, x), w), d_weight) in columns {
+                *d_weight = gradient.mul_add(*x, *d_weight);
+                *gradient *= w;
+            }
+        }
+        d_weight
+    }
+}
+
+vectorised! {
+    /// Sums of the columns.
+    ///
+    /// # Shapes
+    /// `x`: [N, `d`]; returns [`d`].
+    pub(crate) fn column_sums(x: &[f32], d: usize) -> Vec<f32> {
+        let mut sums = vec![0.0; d];
+        for x in x.chunks_exact(d) {
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum += x;
+            }
+        }
+        sums
+    }
+}
+
+vectorised! {
+    /// Adds a row to every row.
+    ///
+    /// # Shapes
+    /// `x`: [N, D]; `bias`: [D].
+    pub(crate) fn add_to_rows(x: &mut [f32], bias: &[f32]) {
+        for x in x.chunks_exact_mut(bias.len()) {
+            for (x, b) in x.iter_mut().zip(bias) {
+                *x += b;
+            }
+        }
+    }
+}
+
+/// The bend of a feed-forward layer without a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// x · Φ(x)
+    Gelu,
+    /// GELU with Φ replaced by a logistic function of a cubic, as GPT-2 has it.
+    GeluTanh,
+    Relu,
+}
+
+/// Φ, the distribution function of the normal distribution, to about 1e-7.
+///
+/// # Source
+/// Press et al., Numerical Recipes, §6.2: a Chebyshev fit of erfc.
+#[inline(always)]
+fn normal_cdf(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / 0.5_f32.mul_add(z, 1.0);
+    let p = 0.170_872_77_f32;
+    let p = p.mul_add(t, -0.822_152_23);
+    let p = p.mul_add(t, 1.488_515_9);
+    let p = p.mul_add(t, -1.135_203_98);
+    let p = p.mul_add(t, 0.278_868_07);
+    let p = p.mul_add(t, -0.186_288_06);
+    let p = p.mul_add(t, 0.096_784_18);
+    let p = p.mul_add(t, 0.374_091_96);
+    let p = p.mul_add(t, 1.000_023_7);
+    let p = p.mul_add(t, -1.265_512_2);
+    let tail = 0.5 * t * exp(z.mul_add(-z, p));
+    if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// √(2/π), of GELU's cubic.
+const GELU_SLOPE: f32 = 0.797_884_6;
+const GELU_CUBE: f32 = 0.044_715;
+
+#[inline(always)]
+fn activation(kind: Activation, x: f32) -> f32 {
+    match kind {
+        Activation::Gelu => x * normal_cdf(x),
+        Activation::GeluTanh => x * sigmoid(2.0 * GELU_SLOPE * x * (GELU_CUBE * x).mul_add(x, 1.0)),
+        // This order lets NaN through.
+        Activation::Relu => {
+            if x < 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn activation_slope(kind: Activation, x: f32) -> f32 {
+    match kind {
+        Activation::Gelu => {
+            let density = 0.398_942_3 * exp(-0.5 * x * x);
+            x.mul_add(density, normal_cdf(x))
+        }
+        Activation::GeluTanh => {
+            let s = sigmoid(2.0 * GELU_SLOPE * x * (GELU_CUBE * x).mul_add(x, 1.0));
+            let inner = 2.0 * GELU_SLOPE * (3.0 * GELU_CUBE * x).mul_add(x, 1.0);
+            (x * inner * (1.0 - s)).mul_add(s, s)
+        }
+        Activation::Relu => {
+            if x > 0.0 {
+                1.0
+            } else {
+                0.0
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// The activation of every value, in place.
+    pub(crate) fn activate(kind: Activation, x: &mut [f32]) {
+        for x in x.iter_mut() {
+            *x = activation(kind, *x);
+        }
+    }
+}
+
+vectorised! {
+    /// Turns the gradient of [`activate`]'s output into that of its input `x`, in place.
+    pub(crate) fn activate_backward(kind: Activation, x: &[f32], gradient: &mut [f32]) {
+        for (gradient, x) in gradient.iter_mut().zip(x) {
+            *gradient *= activation_slope(kind, *x);
+        }
+    }
+}
+
+vectorised! {
+    /// Limits every value to ±`limit`, in place.
+    pub(crate) fn clamp(x: &mut [f32], limit: f32) {
+        for x in x.iter_mut() {
+            // These orders let NaN through.
+            let low = if *x < -limit { -limit } else { *x };
+            *x = if low > limit { limit } else { low };
+        }
+    }
+}
+
+vectorised! {
+    /// Turns the gradient of [`clamp`]'s output into that of its input `x`, in place.
+    pub(crate) fn clamp_backward(x: &[f32], gradient: &mut [f32], limit: f32) {
+        for (gradient, x) in gradient.iter_mut().zip(x) {
+            if x.abs() > limit {
+                *gradient = 0.0;
             }
         }
     }
@@ -419,63 +642,93 @@ vectorised! {
     }
 }
 
-/// cos and sin of every position and every pair of features.
+/// cos and sin of every position and every pair of rotated features.
+///
+/// Of a head's C features the first R are rotated, in pairs (i, i + R/2); the others pass.
 ///
 /// # Shapes
-/// Each [positions, C/2].
+/// Each [positions, R/2].
 #[derive(Clone, Debug)]
 pub(crate) struct Rotary {
+    pub(crate) half: usize,
     pub(crate) cos: Vec<f32>,
     pub(crate) sin: Vec<f32>,
 }
 
 impl Rotary {
-    /// Tables for positions `0..n`.
-    ///
-    /// # Source
-    /// RoPE with the half-split rotation of `transformers`: the angle of pair i is
-    /// position · θ^(−2i/C), computed in float32 as there.
-    pub(crate) fn new(n: usize, head_dim: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        let mut cos = Vec::with_capacity(n * half);
-        let mut sin = Vec::with_capacity(n * half);
-        for position in 0..n {
-            for i in 0..half {
-                let frequency = 1.0 / theta.powf((2 * i) as f64 / head_dim as f64) as f32;
-                let angle = position as f32 * frequency;
-                cos.push(angle.cos());
-                sin.push(angle.sin());
-            }
+    /// Tables for positions `0..n`: the angle of pair i is position · `frequencies[i]`, computed in
+    /// float32 as `transformers` does.
+    pub(crate) fn new(n: usize, frequencies: &[f32]) -> Self {
+        let angles = (0..n).flat_map(|t| frequencies.iter().map(move |f| t as f32 * f));
+        let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
+        Self {
+            half: frequencies.len(),
+            cos,
+            sin,
         }
-        Self { cos, sin }
     }
 
-    /// `x` rotated to `position`; with `sign` −1, rotated back.
+    /// Pairs of features with the cos and sin of their angles.
     #[inline(always)]
-    fn rotate(&self, position: usize, sign: f32, x: &[f32], scale: f32, out: &mut [f32]) {
-        let half = x.len() / 2;
-        let (x1, x2) = x.split_at(half);
-        let (out1, out2) = out.split_at_mut(half);
-        let cos = &self.cos[position * half..][..half];
-        let sin = &self.sin[position * half..][..half];
-        let turns = cos.iter().zip(sin);
+    fn turns(&self, position: usize) -> impl Iterator<Item = (&f32, &f32)> {
+        let place = position * self.half..(position + 1) * self.half;
+        self.cos[place.clone()].iter().zip(&self.sin[place])
+    }
+
+    /// `scale` · `x`, rotated to `position`.
+    #[inline(always)]
+    fn rotate(&self, position: usize, x: &[f32], scale: f32, out: &mut [f32]) {
+        let (x1, x2) = x.split_at(self.half);
+        let (x2, passing) = x2.split_at(self.half);
+        let (out1, out2) = out.split_at_mut(self.half);
+        let (out2, out_passing) = out2.split_at_mut(self.half);
         let pairs = x1.iter().zip(x2).zip(out1.iter_mut().zip(out2));
-        for (((x1, x2), (out1, out2)), (cos, sin)) in pairs.zip(turns) {
-            let (cos, sin) = (scale * cos, scale * sign * sin);
+        for (((x1, x2), (out1, out2)), (cos, sin)) in pairs.zip(self.turns(position)) {
+            let (cos, sin) = (scale * cos, scale * sin);
             *out1 = x1 * cos - x2 * sin;
             *out2 = x2 * cos + x1 * sin;
+        }
+        for (out, x) in out_passing.iter_mut().zip(passing) {
+            *out = scale * x;
+        }
+    }
+
+    /// Adds `scale` · `x`, rotated back from `position`, to `out`.
+    #[inline(always)]
+    fn add_rotated_back(&self, position: usize, x: &[f32], scale: f32, out: &mut [f32]) {
+        let (x1, x2) = x.split_at(self.half);
+        let (x2, passing) = x2.split_at(self.half);
+        let (out1, out2) = out.split_at_mut(self.half);
+        let (out2, out_passing) = out2.split_at_mut(self.half);
+        let pairs = x1.iter().zip(x2).zip(out1.iter_mut().zip(out2));
+        for (((x1, x2), (out1, out2)), (cos, sin)) in pairs.zip(self.turns(position)) {
+            let (cos, sin) = (scale * cos, -(scale * sin));
+            *out1 += x1 * cos - x2 * sin;
+            *out2 += x2 * cos + x1 * sin;
+        }
+        for (out, x) in out_passing.iter_mut().zip(passing) {
+            *out += scale * x;
         }
     }
 }
 
 /// Causal attention over sequences of equal length, rotary positions included.
+///
+/// The rows that it reads are `[q; k; v]`: H heads of queries, then G of keys and G of values,
+/// each shared by H/G heads of queries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attention<'a> {
     pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
     /// Tokens of one sequence.
     pub(crate) seq_len: usize,
+    /// What scores are multiplied by before the softmax.
+    pub(crate) scale: f32,
     pub(crate) rotary: &'a Rotary,
+    /// For each token the position in its sequence of the first that it may see; all before it
+    /// where absent.
+    pub(crate) starts: Option<&'a [u32]>,
 }
 
 /// Rows that [`product`] computes at a time.
@@ -533,12 +786,29 @@ struct HeadScratch {
 }
 
 impl Attention<'_> {
-    fn d(&self) -> usize {
+    /// Columns of the output.
+    pub(crate) fn d(&self) -> usize {
         self.n_heads * self.head_dim
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+    /// Columns of `[q; k; v]`.
+    pub(crate) fn width(&self) -> usize {
+        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+    }
+
+    /// The first position that a token of this sequence may see.
+    #[inline(always)]
+    fn start(&self, t: usize) -> usize {
+        self.starts.map_or(0, |starts| starts[t] as usize)
+    }
+
+    /// Attention of one sequence among several.
+    fn of_sequence(&self, sequence: usize) -> Self {
+        let place = sequence * self.seq_len..(sequence + 1) * self.seq_len;
+        Self {
+            starts: self.starts.map(|starts| &starts[place]),
+            ..*self
+        }
     }
 
     fn scratch(&self, score_rows: usize) -> HeadScratch {
@@ -556,9 +826,10 @@ impl Attention<'_> {
         }
     }
 
-    /// Places in a sequence's rows of `[q; k; v]`: where head `h` of each begins.
+    /// Where in a row the queries of head `h` begin, and the keys and values that they meet.
     fn columns(&self, h: usize) -> [usize; 3] {
-        [0, 1, 2].map(|part| part * self.d() + h * self.head_dim)
+        let kv = self.n_heads + h * self.n_kv_heads / self.n_heads;
+        [h, kv, kv + self.n_kv_heads].map(|head| head * self.head_dim)
     }
 
     /// Fills the scratch with one head of one sequence: q scaled, q and k rotated.
@@ -567,12 +838,11 @@ impl Attention<'_> {
         let c = self.head_dim;
         let [q_at, k_at, v_at] = self.columns(h);
         let (t_pad, c_pad) = (scratch.t_pad, scratch.c_pad);
-        for (t, row) in qkv.chunks_exact(3 * self.d()).enumerate() {
+        for (t, row) in qkv.chunks_exact(self.width()).enumerate() {
             let q = &mut scratch.q_tc[t * c_pad..][..c];
-            self.rotary
-                .rotate(t, 1.0, &row[q_at..][..c], self.scale(), q);
+            self.rotary.rotate(t, &row[q_at..][..c], self.scale, q);
             let k = &mut scratch.k_tc[t * c_pad..][..c];
-            self.rotary.rotate(t, 1.0, &row[k_at..][..c], 1.0, k);
+            self.rotary.rotate(t, &row[k_at..][..c], 1.0, k);
             scratch.v_tc[t * c_pad..][..c].copy_from_slice(&row[v_at..][..c]);
         }
         transpose(
@@ -588,16 +858,19 @@ impl Attention<'_> {
     /// Softmax-weighted values, and the log of each row's sum of exponentials.
     ///
     /// # Shapes
-    /// `qkv`: [N, 3D]; returns [N, D] and [sequences · H, T].
+    /// `qkv`: [N, (H + 2G)·C]; returns [N, H·C] and [sequences · H, T].
     pub(crate) fn forward(&self, qkv: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let (t, d) = (self.seq_len, self.d());
-        let n = qkv.len() / (3 * d);
+        let n = qkv.len() / self.width();
         let mut out = vec![0.0; n * d];
         let mut log_sums = vec![0.0; n * self.n_heads];
         let mut scratch = self.scratch(ROWS);
-        let sequences = qkv.chunks_exact(3 * d * t).zip(out.chunks_exact_mut(d * t));
-        for ((qkv, out), log_sums) in sequences.zip(log_sums.chunks_exact_mut(self.n_heads * t)) {
-            attention_forward(*self, &mut scratch, qkv, out, log_sums);
+        let sequences = qkv
+            .chunks_exact(self.width() * t)
+            .zip(out.chunks_exact_mut(d * t))
+            .zip(log_sums.chunks_exact_mut(self.n_heads * t));
+        for (i, ((qkv, out), log_sums)) in sequences.enumerate() {
+            attention_forward(self.of_sequence(i), &mut scratch, qkv, out, log_sums);
         }
         (out, log_sums)
     }
@@ -628,9 +901,12 @@ impl Attention<'_> {
             let rows = from..(from + ROWS).min(t);
             for (i, p) in rows.clone().zip(p_tt.chunks_exact_mut(t_pad)) {
                 let p = &mut p[..n_keys];
+                let start = self.start(i);
+                p[..start].fill(f32::NEG_INFINITY);
                 p[i + 1..].fill(f32::NEG_INFINITY);
                 let max = max(p);
                 let sum = exp_and_sum(p, max);
+                p[..start].fill(0.0);
                 p[i + 1..].fill(0.0);
                 for p in p.iter_mut() {
                     *p /= sum;
@@ -658,8 +934,8 @@ impl Attention<'_> {
     /// The gradient of `[q; k; v]` from that of the output; scores are computed again.
     ///
     /// # Shapes
-    /// `qkv`: [N, 3D]; `out`, `gradient`: [N, D]; `log_sums`: [sequences · H, T];
-    /// returns [N, 3D].
+    /// `qkv`: [N, (H + 2G)·C]; `out`, `gradient`: [N, H·C]; `log_sums`: [sequences · H, T];
+    /// returns the shape of `qkv`.
     pub(crate) fn backward(
         &self,
         qkv: &[f32],
@@ -672,19 +948,19 @@ impl Attention<'_> {
         let mut scratch = self.scratch(t);
         let mut grads = HeadGradients::new(&scratch);
         let sequences = qkv
-            .chunks_exact(3 * d * t)
+            .chunks_exact(self.width() * t)
             .zip(out.chunks_exact(d * t))
             .zip(gradient.chunks_exact(d * t))
             .zip(log_sums.chunks_exact(self.n_heads * t))
-            .zip(d_qkv.chunks_exact_mut(3 * d * t));
-        for ((((qkv, out), gradient), log_sums), d_qkv) in sequences {
+            .zip(d_qkv.chunks_exact_mut(self.width() * t));
+        for (i, ((((qkv, out), gradient), log_sums), d_qkv)) in sequences.enumerate() {
             let given = Given {
                 qkv,
                 out,
                 gradient,
                 log_sums,
             };
-            attention_backward(*self, &mut scratch, &mut grads, given, d_qkv);
+            attention_backward(self.of_sequence(i), &mut scratch, &mut grads, given, d_qkv);
         }
         d_qkv
     }
@@ -731,8 +1007,11 @@ impl Attention<'_> {
                     *p = exp(*p - log_sum);
                     *ds = *p * (*ds - along);
                 }
-                p[n_seen..].fill(0.0);
-                ds[n_seen..].fill(0.0);
+                let start = if i < t { self.start(i) } else { 0 };
+                for p in [p, ds] {
+                    p[..start].fill(0.0);
+                    p[n_seen..].fill(0.0);
+                }
             }
             let dq = &mut grads.q_tc[from * c_pad..];
             let k = 0..(from + ROWS).min(t);
@@ -755,20 +1034,21 @@ impl Attention<'_> {
         }
     }
 
-    /// Writes one head's gradients into the sequence's rows, rotated back.
+    /// Adds one head's gradients to the sequence's rows, rotated back; heads of queries that share
+    /// keys and values meet there.
     #[inline(always)]
     fn store(&self, grads: &HeadGradients, c_pad: usize, h: usize, d_qkv: &mut [f32]) {
         let c = self.head_dim;
         let [q_at, k_at, v_at] = self.columns(h);
-        for (t, row) in d_qkv.chunks_exact_mut(3 * self.d()).enumerate() {
+        for (t, row) in d_qkv.chunks_exact_mut(self.width()).enumerate() {
             let place = t * c_pad..t * c_pad + c;
-            let dq = &mut row[q_at..][..c];
+            let (dq, dk) = (&grads.q_tc[place.clone()], &grads.k_tc[place.clone()]);
+            (self.rotary).add_rotated_back(t, dq, self.scale, &mut row[q_at..][..c]);
             self.rotary
-                .rotate(t, -1.0, &grads.q_tc[place.clone()], self.scale(), dq);
-            let dk = &mut row[k_at..][..c];
-            self.rotary
-                .rotate(t, -1.0, &grads.k_tc[place.clone()], 1.0, dk);
-            row[v_at..][..c].copy_from_slice(&grads.v_tc[place]);
+                .add_rotated_back(t, dk, 1.0, &mut row[k_at..][..c]);
+            for (out, dv) in row[v_at..][..c].iter_mut().zip(&grads.v_tc[place]) {
+                *out += dv;
+            }
         }
     }
 }

@@ -1,27 +1,23 @@
 //! A model that learns and can be read: parameters, optimizer, device.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use imprint_core::{OptimizerSpec, ProbeSums, TokenizedProbe};
+use imprint_core::{OptimizerSpec, Precision, ProbeSums, TokenizedProbe};
 
 use crate::adamw::{AdamW, Moments};
-use crate::checkpoint::{self, NamedMatrix, TensorFiles};
+use crate::checkpoint::{self, EXP_AVG, EXP_AVG_SQ, NamedTensor, TensorFiles};
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::device::DeviceChoice;
 use crate::error::{Error, io_error};
-use crate::parameters::Layout;
+use crate::memory::PassMemory;
+use crate::parameters::{Layout, Parameter};
 use crate::probes::{PackedProbes, check_tokens};
-use crate::tape::{Kernels, Matrix, ParameterGradients, Tokens};
+use crate::tape::{Compute, Kernels, Matrix, ParameterGradients, Tokens};
 use crate::workers::Workers;
-
-const CONFIG: &str = "config.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
-/// Annotation of both safetensors files of a saved state: they belong together.
-const N_UPDATES: &str = "n_updates";
 
 /// How a model is computed and updated.
 #[derive(Clone, Debug)]
@@ -33,6 +29,14 @@ pub struct LearnerOptions {
     /// Rows of one forward and backward pass; the whole batch where absent.
     /// It changes the order of sums, and so the last digits of a number.
     pub micro_batch_rows: Option<usize>,
+    /// Of the factors of matrix products; parameters, moments and sums are float32.
+    pub precision: Precision,
+    /// Whether an update computes the inside of decoder layers twice rather than keep it: it changes
+    /// no number, takes about a third more time, and leaves of a layer its input alone.
+    pub recompute_layers: bool,
+    /// The token that ends a document, where updates confine attention to documents.
+    /// Probes are read as they are, and positions are counted from the row's beginning.
+    pub document_end: Option<u32>,
 }
 
 impl Default for LearnerOptions {
@@ -42,6 +46,9 @@ impl Default for LearnerOptions {
             optimizer: OptimizerSpec::default(),
             threads: 1,
             micro_batch_rows: None,
+            precision: Precision::Float32,
+            recompute_layers: false,
+            document_end: None,
         }
     }
 }
@@ -59,11 +66,11 @@ pub struct UpdateReport {
 
 /// A model with its optimizer, on one device.
 pub struct Learner {
-    decoder: Decoder,
+    pub(crate) decoder: Decoder,
     optimizer: AdamW,
-    kernels: Kernels,
     workers: Workers,
     micro_batch_rows: Option<usize>,
+    document_end: Option<u32>,
 }
 
 impl Learner {
@@ -81,47 +88,48 @@ impl Learner {
         Self::new(config, layout, values, options)
     }
 
-    /// The model in a Hugging Face directory, with a fresh optimizer.
+    /// The model in a checkpoint directory of any format, with a fresh optimizer.
+    ///
+    /// Weights that look wrong are warned of.
     ///
     /// # Errors
-    /// When a file is missing or damaged, or the tensors do not fit the configuration; the device
-    /// or the optimizer's constants are refused.
-    pub fn load_hugging_face(dir: &Path, options: &LearnerOptions) -> Result<Self, Error> {
-        let config = ModelConfig::read(&dir.join(CONFIG))?;
-        let files = TensorFiles::open_dir(dir)?;
-        let layout = Layout::new(&config);
-        let values = read_weights(&files, &layout, config.tie_word_embeddings)?;
-        Self::new(config, layout, values, options)
+    /// When a file is missing, damaged or written to meanwhile, or the tensors do not fit the
+    /// configuration; the device or the optimizer's constants are refused.
+    pub fn load_checkpoint(dir: &Path, options: &LearnerOptions) -> Result<Self, Error> {
+        let (config, weights) = checkpoint::open(dir)?;
+        Self::of_files(config, &weights, options)
     }
 
-    /// The model and optimizer that [`Learner::save_state`] wrote; it goes on as if it had never
-    /// been saved.
+    /// The model and optimizer in a checkpoint directory: what [`Learner::save_state`] wrote, which
+    /// goes on as if it had never been saved, or what OLMo's trainer wrote.
     ///
     /// # Errors
-    /// As [`Learner::load_hugging_face`], and when the optimizer's file is missing, damaged or of
+    /// As [`Learner::load_checkpoint`], and when the optimizer's file is missing, damaged or of
     /// another update than the weights.
     pub fn load_state(dir: &Path, options: &LearnerOptions) -> Result<Self, Error> {
-        let mut learner = Self::load_hugging_face(dir, options)?;
-        let weights = TensorFiles::open_file(dir.join(checkpoint::WEIGHTS))?;
-        let path = dir.join(OPTIMIZER);
-        let files = TensorFiles::open_file(path.clone())?;
-        let n_updates = n_updates_of(&files, &path)?;
-        let of_weights = n_updates_of(&weights, &dir.join(checkpoint::WEIGHTS))?;
-        if n_updates != of_weights {
-            return Err(Error::State {
-                path,
-                reason: format!(
-                    "holds moments after {n_updates} updates, but the weights beside it are those \
-                     after {of_weights}"
-                ),
-            });
-        }
+        let (config, weights) = checkpoint::open(dir)?;
+        let (moments, n_updates) = checkpoint::open_optimizer(dir, &weights)?;
+        let mut learner = Self::of_files(config, &weights, options)?;
         learner.optimizer.n_updates = n_updates;
         learner.optimizer.moments = match n_updates {
             0 => None,
-            _ => Some(read_moments(&files, &learner.decoder)?),
+            _ => Some(read_moments(&moments, &learner.decoder)?),
         };
+        moments.check_unchanged()?;
+        warn_of(&moments);
         Ok(learner)
+    }
+
+    fn of_files(
+        config: ModelConfig,
+        weights: &TensorFiles,
+        options: &LearnerOptions,
+    ) -> Result<Self, Error> {
+        let layout = Layout::new(&config);
+        let values = read_weights(weights, &config, &layout)?;
+        weights.check_unchanged()?;
+        warn_of(weights);
+        Self::new(config, layout, values, options)
     }
 
     fn new(
@@ -130,25 +138,15 @@ impl Learner {
         values: Vec<Vec<f32>>,
         options: &LearnerOptions,
     ) -> Result<Self, Error> {
-        let kernels = match options.device {
-            DeviceChoice::Cpu => Kernels::Host,
-            DeviceChoice::Cuda(_) => Kernels::Tensor,
+        let kernels = Kernels::of(options.device);
+        options
+            .micro_batch_rows
+            .map_or(Ok(()), check_micro_batch_rows)?;
+        let compute = Compute {
+            kernels,
+            precision: options.precision,
+            recomputes_layers: options.recompute_layers,
         };
-        Self::with_kernels(config, layout, values, options, kernels)
-    }
-
-    fn with_kernels(
-        config: ModelConfig,
-        layout: Layout,
-        values: Vec<Vec<f32>>,
-        options: &LearnerOptions,
-        kernels: Kernels,
-    ) -> Result<Self, Error> {
-        if options.micro_batch_rows == Some(0) {
-            return Err(Error::Batch {
-                reason: "a micro-batch has at least 1 row".to_owned(),
-            });
-        }
         let optimizer = AdamW::new(options.optimizer, kernels)?;
         let device = options.device.open()?;
         let threads = match options.device {
@@ -157,16 +155,65 @@ impl Learner {
             DeviceChoice::Cuda(_) => 1,
         };
         Ok(Self {
-            decoder: Decoder::new(config, layout, values, device, kernels),
+            decoder: Decoder::new(config, layout, values, device, compute),
             optimizer,
-            kernels,
             workers: Workers::new(threads)?,
             micro_batch_rows: options.micro_batch_rows,
+            document_end: options.document_end,
         })
     }
 
     pub fn config(&self) -> &ModelConfig {
         &self.decoder.config
+    }
+
+    /// Rows of a micro-batch with which updates on `n_rows` rows of `seq_len` tokens fit a memory,
+    /// by an estimate; 1 where it says that not even that fits.
+    ///
+    /// # Units
+    /// `memory_bytes`: of the whole device, or, without `is_whole`, beside what the model takes now.
+    pub fn micro_batch_rows_in(
+        &self,
+        n_rows: u32,
+        seq_len: usize,
+        memory_bytes: u64,
+        is_whole: bool,
+    ) -> u32 {
+        let layout = &self.decoder.layout;
+        let n_parameters = layout.parameters.iter().map(Parameter::n_values).sum();
+        let pass = PassMemory::new(
+            self.config(),
+            seq_len,
+            n_parameters,
+            self.decoder.max_logits(),
+            self.decoder.compute.recomputes_layers,
+        );
+        // Parameters, the sum of gradients and two moments, of which some may be there already.
+        let (there, coming) = match self.optimizer.moments {
+            Some(_) => (3, 1),
+            None => (1, 3),
+        };
+        let tables = if is_whole { there + coming } else { coming };
+        let left = memory_bytes.saturating_sub(tables * 4 * n_parameters as u64);
+        pass.micro_batch_rows(n_rows, self.workers.n_at_a_time() as u64, left)
+    }
+
+    /// Sets the rows of one forward and backward pass.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn set_micro_batch_rows(&mut self, rows: usize) -> Result<(), Error> {
+        check_micro_batch_rows(rows)?;
+        self.micro_batch_rows = Some(rows);
+        Ok(())
+    }
+
+    /// Sets the largest norm of a gradient over all parameters, for the updates to come.
+    ///
+    /// # Errors
+    /// When it is not greater than 0.
+    pub fn set_clip_norm(&mut self, clip_norm: f64) -> Result<(), Error> {
+        self.optimizer.set_clip_norm(clip_norm)
     }
 
     /// Updates that the optimizer has made.
@@ -227,7 +274,11 @@ impl Learner {
     ///
     /// Micro-batches are weighted by their tokens and added up in their order, whichever thread
     /// computed them.
-    fn loss_and_gradients(&self, tokens: &[u32], seq_len: usize) -> (f64, ParameterGradients) {
+    pub(crate) fn loss_and_gradients(
+        &self,
+        tokens: &[u32],
+        seq_len: usize,
+    ) -> (f64, ParameterGradients) {
         let n_rows = tokens.len() / seq_len;
         let n_predicted = n_rows * (seq_len - 1);
         let scale = (1.0 / n_predicted as f64) as f32;
@@ -243,7 +294,10 @@ impl Learner {
                     .copied()
                     .collect();
                 let targets = rows().flat_map(|row| &row[1..]).copied().collect();
-                let inputs = Tokens::new(inputs, &self.decoder.device);
+                let mut inputs = Tokens::new(inputs, &self.decoder.device);
+                if let Some(eos) = self.document_end {
+                    inputs = inputs.with_documents(seq_len - 1, eos);
+                }
                 let targets = Tokens::new(targets, &self.decoder.device);
                 let (log_probs, gradients) =
                     self.decoder
@@ -294,7 +348,7 @@ impl Learner {
         PackedProbes::new(
             probes,
             &self.decoder.config,
-            self.kernels,
+            self.decoder.compute.kernels,
             &self.decoder.device,
         )
     }
@@ -327,7 +381,7 @@ impl Learner {
     pub fn save_hugging_face(&self, dir: &Path) -> Result<(), Error> {
         fs::create_dir_all(dir).map_err(io_error("make the directory", dir))?;
         let config = format!("{:#}\n", self.decoder.config.to_json());
-        checkpoint::write_text(&dir.join(CONFIG), &config)?;
+        checkpoint::write_text(&dir.join(checkpoint::CONFIG), &config)?;
         let tensors = [(&self.decoder.parameters, "")];
         self.write(&dir.join(checkpoint::WEIGHTS), &tensors)?;
         checkpoint::sync_dir(dir)
@@ -344,7 +398,7 @@ impl Learner {
         let exp_avg = moments.iter().map(|m| m.exp_avg.clone()).collect();
         let exp_avg_sq = moments.iter().map(|m| m.exp_avg_sq.clone()).collect();
         let tensors = [(&exp_avg, EXP_AVG), (&exp_avg_sq, EXP_AVG_SQ)];
-        self.write(&dir.join(OPTIMIZER), &tensors)?;
+        self.write(&dir.join(checkpoint::OPTIMIZER), &tensors)?;
         checkpoint::sync_dir(dir)
     }
 
@@ -360,14 +414,22 @@ impl Learner {
                 (on_host, *suffix)
             })
             .collect();
-        let mut matrices = Vec::new();
+        let mut tensors = Vec::new();
         for (table, suffix) in &tables {
             for (shape, matrix) in shapes.iter().zip(table) {
                 for (part, place) in shape.parts_in_place() {
-                    matrices.push(NamedMatrix {
+                    let values = &matrix.values()[place];
+                    tensors.push(NamedTensor {
                         name: format!("{}{suffix}", part.key),
-                        rows: part.rows,
-                        values: &matrix.values()[place],
+                        shape: part.shape(shape.columns),
+                        values: match part.is_in_order() {
+                            true => values.into(),
+                            false => {
+                                let mut in_file = vec![0.0; values.len()];
+                                part.arrange_back(values, shape.columns, &mut in_file);
+                                in_file.into()
+                            }
+                        },
                     });
                 }
             }
@@ -375,14 +437,30 @@ impl Learner {
         let metadata = HashMap::from([
             // What `transformers` asks of a file it loads.
             ("format".to_owned(), "pt".to_owned()),
-            (N_UPDATES.to_owned(), self.optimizer.n_updates.to_string()),
+            (
+                checkpoint::N_UPDATES.to_owned(),
+                self.optimizer.n_updates.to_string(),
+            ),
         ]);
-        checkpoint::write_matrices(path, &matrices, metadata)
+        checkpoint::write_tensors(path, &tensors, metadata)
     }
 }
 
-const EXP_AVG: &str = ".exp_avg";
-const EXP_AVG_SQ: &str = ".exp_avg_sq";
+fn check_micro_batch_rows(rows: usize) -> Result<(), Error> {
+    match rows {
+        0 => Err(Error::Batch {
+            reason: "a micro-batch has at least 1 row".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Says what looks wrong of the tensors that have been read.
+fn warn_of(files: &TensorFiles) {
+    for warning in files.warnings() {
+        tracing::warn!("{warning}");
+    }
+}
 
 /// Per-token values of all chunks, in one transfer.
 fn read_back(chunks: Vec<Tensor<1>>) -> Vec<f32> {
@@ -398,32 +476,84 @@ fn read_back(chunks: Vec<Tensor<1>>) -> Vec<f32> {
 
 fn read_weights(
     files: &TensorFiles,
+    config: &ModelConfig,
     layout: &Layout,
-    is_tied: bool,
 ) -> Result<Vec<Vec<f32>>, Error> {
+    let names = config.family.names();
+    // Some published files leave out what all names begin with, or name the output matrix
+    // otherwise.
+    let has_prefix = (files.names()).any(|name| name.starts_with(names.optional_prefix));
+    let prefix = if has_prefix {
+        ""
+    } else {
+        names.optional_prefix
+    };
+    let [head, alias] = [names.head, names.head_alias].map(|name| format!("{name}.weight"));
+    let has_alias = files.names().any(|name| name == alias);
+    let in_file = |key: &str| match key.strip_prefix(prefix) {
+        _ if key == head && has_alias => alias.clone(),
+        Some(short) => short.to_owned(),
+        None => key.to_owned(),
+    };
+    let expected: HashSet<String> = (layout.parameters.iter())
+        .flat_map(|parameter| &parameter.parts)
+        .map(|part| in_file(&part.key))
+        .collect();
     // The biggest surprise first: a file of another architecture has other names.
     for name in files.names() {
-        let known = (layout.parameters.iter()).any(|p| p.parts.iter().any(|part| part.key == name));
-        // Some files of tied models repeat the embedding; `transformers` passes over it too.
-        let repeated = is_tied && name == "lm_head.weight";
-        if !known && !repeated {
+        let is_buffer = (names.buffers.iter()).any(|end| format!(".{name}").ends_with(end));
+        let is_repeated = config.tie_word_embeddings && (name == head || name == alias);
+        if !expected.contains(name) && !is_buffer && !is_repeated {
             return Err(Error::UnexpectedTensor {
                 path: files.path_of(name).to_owned(),
                 tensor: name.to_owned(),
             });
         }
     }
-    read_table(files, layout, "")
+    let values = read_table(files, layout, in_file)?;
+    if config.tie_word_embeddings
+        && let Some(name) = files.names().find(|&name| name == head || name == alias)
+    {
+        let mut repeated = vec![0.0; config.vocab_size * config.hidden_size];
+        files.read(
+            name,
+            &[config.vocab_size, config.hidden_size],
+            &mut repeated,
+        )?;
+        if repeated != values[layout.head] {
+            return Err(Error::Untied {
+                path: files.path_of(name).to_owned(),
+                tensor: name.to_owned(),
+            });
+        }
+    }
+    Ok(values)
 }
 
-/// Matrices shaped as the parameters, named by key and suffix.
-fn read_table(files: &TensorFiles, layout: &Layout, suffix: &str) -> Result<Vec<Vec<f32>>, Error> {
+/// Tensors shaped as the parameters, under the names that `name_of` gives their keys.
+fn read_table(
+    files: &TensorFiles,
+    layout: &Layout,
+    name_of: impl Fn(&str) -> String,
+) -> Result<Vec<Vec<f32>>, Error> {
     (layout.parameters.iter())
         .map(|parameter| {
+            let columns = parameter.columns;
+            // A configuration may ask for any amount of memory: what the files have is set aside.
+            for part in &parameter.parts {
+                files.expect(&name_of(&part.key), &part.shape(columns))?;
+            }
             let mut values = vec![0.0; parameter.n_values()];
             for (part, place) in parameter.parts_in_place() {
-                let name = format!("{}{suffix}", part.key);
-                files.read(&name, &[part.rows, parameter.columns], &mut values[place])?;
+                let (name, shape) = (name_of(&part.key), part.shape(columns));
+                let out = &mut values[place];
+                if part.is_in_order() {
+                    files.read(&name, &shape, out)?;
+                } else {
+                    let mut in_file = vec![0.0; out.len()];
+                    files.read(&name, &shape, &mut in_file)?;
+                    part.arrange(&in_file, columns, out);
+                }
             }
             Ok(values)
         })
@@ -431,8 +561,8 @@ fn read_table(files: &TensorFiles, layout: &Layout, suffix: &str) -> Result<Vec<
 }
 
 fn read_moments(files: &TensorFiles, decoder: &Decoder) -> Result<Vec<Moments>, Error> {
-    let exp_avg = read_table(files, &decoder.layout, EXP_AVG)?;
-    let exp_avg_sq = read_table(files, &decoder.layout, EXP_AVG_SQ)?;
+    let exp_avg = read_table(files, &decoder.layout, |key| format!("{key}{EXP_AVG}"))?;
+    let exp_avg_sq = read_table(files, &decoder.layout, |key| format!("{key}{EXP_AVG_SQ}"))?;
     let shapes = decoder.layout.parameters.iter();
     Ok(shapes
         .zip(exp_avg.into_iter().zip(exp_avg_sq))
@@ -444,14 +574,6 @@ fn read_moments(files: &TensorFiles, decoder: &Decoder) -> Result<Vec<Moments>, 
             }
         })
         .collect())
-}
-
-fn n_updates_of(files: &TensorFiles, path: &Path) -> Result<u64, Error> {
-    let metadata = files.metadata()?;
-    (metadata.get(N_UPDATES).and_then(|n| n.parse().ok())).ok_or_else(|| Error::State {
-        path: path.to_owned(),
-        reason: format!("has no `{N_UPDATES}`: it is not part of a saved state"),
-    })
 }
 
 #[cfg(test)]

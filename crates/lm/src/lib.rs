@@ -12,14 +12,19 @@ mod config;
 mod decoder;
 mod device;
 mod error;
+mod family;
 mod host;
 mod learner;
+mod memory;
+#[cfg(test)]
+mod oracle;
 mod parameters;
 mod probes;
 mod reference;
 mod tape;
 mod workers;
 
+pub use checkpoint::{CheckpointFormat, CheckpointInfo};
 pub use config::ModelConfig;
 pub use device::DeviceChoice;
 pub use error::Error;

@@ -8,19 +8,7 @@ const RATE: f64 = 0.01;
 
 /// The first linear parameter and the embedding of a tiny model, to borrow what they say of decay.
 fn shapes() -> [Parameter; 2] {
-    let layout = Layout::new(&ModelConfig {
-        vocab_size: 2,
-        hidden_size: 2,
-        intermediate_size: 2,
-        num_hidden_layers: 1,
-        num_attention_heads: 1,
-        max_position_embeddings: 2,
-        rope_theta: 1e4,
-        tie_word_embeddings: true,
-        norm_eps: 1e-5,
-        eos_token_id: None,
-        pad_token_id: None,
-    });
+    let layout = Layout::new(&ModelConfig::tiny_olmo(2, 2, 2, 1, true));
     [0, 1].map(|idx: usize| layout.parameters[idx].clone())
 }
 

@@ -9,7 +9,7 @@ const VALUES: [f32; 6] = [1.0, -2.5, 0.0, 3.140_625, -0.007_812_5, 65_504.0];
 /// Writes one tensor `x` of two rows and three columns.
 fn write_typed(path: &Path, dtype: Dtype, bytes: &[u8]) {
     let view = TensorView::new(dtype, vec![2, 3], bytes).expect("bytes fit the shape");
-    safetensors::serialize_to_file([("x", view)], None, path).expect("written");
+    ::safetensors::serialize_to_file([("x", view)], None, path).expect("written");
 }
 
 fn read_x(path: PathBuf) -> Result<Vec<f32>, Error> {
@@ -101,12 +101,12 @@ fn refuses_a_file_that_is_cut_short() {
 fn sharded() -> TempDir {
     let dir = TempDir::new().expect("temporary directory");
     for (name, value) in [("a", 1.0), ("b", 2.0)] {
-        write_matrices(
+        write_tensors(
             &dir.path().join(format!("{name}.safetensors")),
-            &[NamedMatrix {
+            &[NamedTensor {
                 name: name.to_owned(),
-                rows: 1,
-                values: &[value],
+                shape: vec![1, 1],
+                values: vec![value].into(),
             }],
             HashMap::new(),
         )
@@ -199,3 +199,154 @@ fn a_failed_write_leaves_the_old_file_and_nothing_else() {
     assert_eq!(fs::read_to_string(&path).expect("read"), "old");
     assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
 }
+
+fn fixture(name: &str) -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.join("tests/fixtures/formats").join(name)
+}
+
+#[test]
+fn reads_every_type_and_place_that_torch_saves() {
+    for file in ["torch/odd.pt", "torch/odd-protocol-5.pt"] {
+        let files = TensorFiles::open_file(fixture(file)).expect("opened");
+        let check = |name: &str, shape: &[usize], want: &[f32]| {
+            let mut out = vec![f32::NAN; want.len()];
+            files.read(name, shape, &mut out).expect("read");
+            assert_eq!(out, want, "{name} in {file}");
+        };
+        let ramp: Vec<f32> = (0..12_u8).map(f32::from).collect();
+        for name in ["float64", "float16", "bfloat16", "parameter"] {
+            check(name, &[3, 4], &ramp);
+        }
+        check("whole", &[12], &ramp);
+        check("shared", &[2, 2], &ramp[4..8]);
+        let turned = [0.0, 3.0, 6.0, 9.0, 1.0, 4.0, 7.0, 10.0, 2.0, 5.0, 8.0, 11.0];
+        check("turned", &[3, 4], &turned);
+        check("skipping", &[6], &[1.0, 3.0, 5.0, 7.0, 9.0, 11.0]);
+        check("scalar", &[], &[7.0]);
+        check("empty", &[0, 4], &[]);
+        for (name, dtype) in [("int64", "I64"), ("bool", "BOOL")] {
+            let err = files.expect(name, &[12]).expect_err("it is no float");
+            assert!(err.to_string().contains(dtype), "{err}");
+        }
+    }
+}
+
+#[test]
+fn the_same_weights_in_every_format() {
+    let read = |dir: &str| {
+        let files = TensorFiles::open_dir(&fixture(dir)).expect("opened");
+        let mut all = Vec::new();
+        for (name, tensor) in &files.tensors {
+            let mut values = vec![0.0; tensor.n_elements()];
+            files.read(name, &tensor.shape, &mut values).expect("read");
+            all.push((name.clone(), tensor.shape.clone(), values));
+        }
+        files.check_unchanged().expect("nobody writes to it");
+        all
+    };
+    let expected = read("safetensors");
+    assert_eq!(expected.len(), 16);
+    assert_eq!(read("bin"), expected);
+    assert_eq!(read("bin-sharded"), expected);
+}
+
+#[test]
+fn an_unfinished_directory_is_told_from_an_empty_one() {
+    let dir = TempDir::new().expect("temporary directory");
+    fs::write(dir.path().join("model.safetensors.tmp"), "").expect("written");
+    assert!(open_error(&dir).contains("is still being written: it holds model.safetensors.tmp"));
+    let dir = sharded();
+    fs::rename(
+        dir.path().join("b.safetensors"),
+        dir.path().join("b.safetensors.partial"),
+    )
+    .expect("renamed");
+    assert!(open_error(&dir).contains("is still being written: it holds b.safetensors.partial"));
+}
+
+#[test]
+fn a_file_that_changes_meanwhile_is_refused() {
+    let dir = sharded();
+    let path = dir.path().join("a.safetensors");
+    let files = TensorFiles::open_dir(dir.path()).expect("opened");
+    files.check_unchanged().expect("nothing happened");
+    let whole = fs::read(&path).expect("read");
+    let changed = |files: &TensorFiles| {
+        let err = files.check_unchanged().expect_err("it has changed");
+        assert!(
+            err.to_string().contains("a.safetensors was written to"),
+            "{err}"
+        );
+    };
+
+    // Cut: what is read is not there any more.
+    fs::write(&path, &whole[..whole.len() - 4]).expect("written");
+    let err = files.read("a", &[1, 1], &mut [0.0]).expect_err("it is cut");
+    assert!(err.to_string().contains("cut or replaced"), "{err}");
+    changed(&files);
+
+    // Replaced by its like.
+    fs::write(&path, &whole).expect("written");
+    let files = TensorFiles::open_dir(dir.path()).expect("opened");
+    fs::write(dir.path().join("other"), &whole).expect("written");
+    fs::rename(dir.path().join("other"), &path).expect("renamed");
+    changed(&files);
+
+    // Gone.
+    let files = TensorFiles::open_dir(dir.path()).expect("opened");
+    fs::remove_file(&path).expect("removed");
+    changed(&files);
+}
+
+#[test]
+fn a_directory_is_no_file() {
+    let dir = TempDir::new().expect("temporary directory");
+    fs::create_dir(dir.path().join(WEIGHTS)).expect("made");
+    assert!(open_error(&dir).contains("is not a file"));
+}
+
+#[test]
+fn a_tensor_in_two_shards_is_refused() {
+    let dir = sharded();
+    fs::copy(
+        dir.path().join("a.safetensors"),
+        dir.path().join("b.safetensors"),
+    )
+    .expect("copied");
+    assert!(open_error(&dir).contains("tensor `a` is in "));
+}
+
+#[test]
+fn a_configuration_is_held_to_its_weights() {
+    let dir = TempDir::new().expect("temporary directory");
+    for name in [CONFIG, WEIGHTS] {
+        fs::copy(fixture("safetensors").join(name), dir.path().join(name)).expect("copied");
+    }
+    let path = dir.path().join(CONFIG);
+    let text = fs::read_to_string(&path).expect("read");
+    let layers = r#""num_hidden_layers": 2"#;
+    assert!(text.contains(layers));
+    let many = text.replace(layers, r#""num_hidden_layers": 1000"#);
+    fs::write(&path, many).expect("written");
+    let err = open(dir.path()).err().expect("it is refused").to_string();
+    assert!(
+        err.contains("`num_hidden_layers`") && err.contains("holds 16 tensors"),
+        "{err}"
+    );
+}
+
+#[test]
+fn what_looks_wrong_is_told_once_it_was_read() {
+    let dir = TempDir::new().expect("temporary directory");
+    let path = dir.path().join("x.safetensors");
+    write_typed(&path, Dtype::F32, &[0; 24]);
+    let files = TensorFiles::open_file(path).expect("opened");
+    assert!(files.warnings().is_empty());
+    files.read("x", &[2, 3], &mut [1.0; 6]).expect("read");
+    let warnings = files.warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("tensor `x`") && warnings[0].contains("is 0 throughout"));
+}
+
+mod fuzz;

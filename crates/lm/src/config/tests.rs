@@ -2,6 +2,29 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 
+impl ModelConfig {
+    /// An OLMo v1 of two layers with a context of 16.
+    pub(crate) fn tiny_olmo(
+        vocab_size: u32,
+        hidden_size: u32,
+        intermediate_size: u32,
+        num_attention_heads: u32,
+        tie_word_embeddings: bool,
+    ) -> Self {
+        Self::from_spec(&ModelSpec {
+            vocab_size: Some(vocab_size),
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers: 2,
+            num_attention_heads,
+            tie_word_embeddings,
+            max_position_embeddings: Some(16),
+            rope_theta: 1e4,
+        })
+        .expect("supported")
+    }
+}
+
 /// As OLMo-1B's published configuration has it.
 fn published() -> Map<String, Value> {
     let json = json!({
@@ -23,12 +46,13 @@ fn published() -> Map<String, Value> {
 fn reads_a_published_configuration_and_writes_one_that_reads_the_same() {
     let config = ModelConfig::from_json(&published()).expect("supported");
     assert_eq!(config.hidden_size, 2048);
-    assert_eq!(config.head_dim(), 128);
-    assert_eq!(config.eos_token_id, Some(50279));
+    assert_eq!(config.head_dim, 128);
     assert!(config.tie_word_embeddings);
     let written = config.to_json();
+    assert_eq!(written["eos_token_id"], 50279);
+    assert_eq!(written["dtype"], "float32");
     let again = ModelConfig::from_json(written.as_object().expect("an object"));
-    assert_eq!(again.expect("supported"), config);
+    assert_eq!(again.expect("supported").to_json(), written);
 }
 
 #[test]
@@ -40,25 +64,42 @@ fn reads_rope_theta_where_newer_files_have_it() {
         json!({"rope_theta": 5e5, "rope_type": "default"}),
     );
     let config = ModelConfig::from_json(&json).expect("supported");
-    assert_eq!(config.rope_theta, 5e5);
+    let Positions::Rotary(rotary) = config.positions else {
+        panic!("OLMo has rotary positions");
+    };
+    assert_eq!((rotary.theta, rotary.n_rotated), (5e5, 128));
 }
 
 #[test]
 fn refuses_what_it_does_not_do_and_names_the_key() {
     let rows = [
-        ("model_type", json!("llama"), "model_type"),
+        ("model_type", json!("mamba"), "model_type"),
+        ("sliding_window", json!(128), "sliding_window"),
         ("hidden_act", json!("gelu"), "hidden_act"),
-        ("attention_bias", json!(true), "attention_bias"),
-        ("attention_dropout", json!(0.1), "attention_dropout"),
-        ("clip_qkv", json!(8.0), "clip_qkv"),
-        ("rope_scaling", json!({"factor": 2.0}), "rope_scaling"),
+        ("clip_qkv", json!(-8.0), "clip_qkv"),
+        (
+            "rope_scaling",
+            json!({"factor": 2.0}),
+            "rope_scaling.factor",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "dynamic", "factor": 2.0}),
+            "rope_type",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "llama3", "factor": 2.0}),
+            "low_freq_factor",
+        ),
         ("rope_parameters", json!({"rope_type": "yarn"}), "rope_type"),
-        ("num_key_value_heads", json!(4), "num_key_value_heads"),
-        ("num_attention_heads", json!(15), "num_key_value_heads"),
-        ("head_dim", json!(64), "head_dim"),
+        ("num_key_value_heads", json!(5), "num_key_value_heads"),
+        ("num_attention_heads", json!(15), "num_attention_heads"),
+        ("head_dim", json!(63), "num_attention_heads"),
         ("vocab_size", json!(0), "vocab_size"),
         ("vocab_size", json!("many"), "vocab_size"),
-        ("hidden_size", json!(2040), "num_attention_heads"),
+        ("hidden_size", json!(2056), "num_attention_heads"),
+        ("hidden_size", json!(1_u64 << 40), "hidden_size"),
         ("rope_theta", json!(-1.0), "rope_theta"),
         ("tie_word_embeddings", json!("yes"), "tie_word_embeddings"),
     ];
@@ -107,7 +148,7 @@ fn a_model_from_scratch_needs_its_vocabulary() {
     assert!(err.to_string().contains("`vocab_size`"), "{err}");
     spec.vocab_size = Some(574);
     assert_eq!(
-        ModelConfig::from_spec(&spec).expect("complete").head_dim(),
+        ModelConfig::from_spec(&spec).expect("complete").head_dim,
         16
     );
     spec.num_attention_heads = 3;

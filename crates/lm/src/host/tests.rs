@@ -2,11 +2,18 @@
 //! differentiation of that definition.
 
 use burn::tensor::{Device, Tensor};
+use imprint_core::Precision;
 use proptest::prelude::*;
 
 use super::*;
 use crate::reference;
-use crate::tape::{Matrix, Tokens};
+use crate::tape::{Compute, Kernels, Matrix, Tokens};
+
+const COMPUTE: Compute = Compute {
+    kernels: Kernels::Tensor,
+    precision: Precision::Float32,
+    recomputes_layers: false,
+};
 
 /// Values in about ±2, different for every seed.
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -89,22 +96,43 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn layer_norm_agrees(rows in 1_usize..5, d in 2_usize..70, seed in any::<u64>()) {
+    fn norms_agree(
+        rows in 1_usize..5,
+        widths in prop::collection::vec(2_usize..40, 1..3),
+        rest in 0_usize..20,
+        is_rms in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let kind = if is_rms { NormKind::Rms } else { NormKind::Layer };
+        let d = widths.iter().sum::<usize>() + rest;
         let x = values(rows * d, seed);
         let gradient = values(rows * d, seed ^ 1);
         let mut y = x.clone();
-        let rstd = layer_norm(&mut y, d, 1e-5);
-        assert_near(&y, reference::layer_norm(tensor(&x, d), 1e-5), 1e-5);
-        let expected = reference::pull_back(
-            |x| reference::layer_norm(x, 1e-5),
-            tensor(&x, d),
-            tensor(&gradient, d),
-        );
+        let rstd = norm(&mut y, d, &widths, kind, 1e-5);
+        let definition = |x| reference::norm(x, &widths, kind, 1e-5);
+        assert_near(&y, definition(tensor(&x, d)), 1e-5);
+        let expected = reference::pull_back(definition, tensor(&x, d), tensor(&gradient, d));
         let mut found = gradient;
-        layer_norm_backward(&y, &rstd, &mut found, d);
+        norm_backward(&y, &rstd, &mut found, d, &widths, kind);
         // Rows that are nearly constant are divided by a small σ.
         let steep = rstd.iter().fold(1.0_f32, |a, &b| a.max(b));
         assert_near(&found, expected, 1e-5 * steep * steep);
+    }
+
+    #[test]
+    fn activations_agree(n in 1_usize..70, seed in any::<u64>()) {
+        let x: Vec<f32> = values(n, seed).iter().map(|x| 4.0 * x).collect();
+        let gradient = values(n, seed ^ 1);
+        for kind in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            let definition = |x| reference::activate(kind, x);
+            let mut y = x.clone();
+            activate(kind, &mut y);
+            assert_near(&y, definition(tensor(&x, n)), 1e-6);
+            let expected = reference::pull_back(definition, tensor(&x, n), tensor(&gradient, n));
+            let mut found = gradient.clone();
+            activate_backward(kind, &x, &mut found);
+            assert_near(&found, expected, 1e-5);
+        }
     }
 
     #[test]
@@ -147,25 +175,48 @@ proptest! {
     fn attention_agrees(
         n_sequences in 1_usize..3,
         seq_len in 1_usize..40,
-        n_heads in 1_usize..4,
+        n_kv_heads in 1_usize..3,
+        heads_per_kv in 1_usize..3,
         half_head in 1_usize..12,
+        rotated_share in 0_usize..3,
+        has_documents in any::<bool>(),
         seed in any::<u64>(),
     ) {
         let head_dim = 2 * half_head;
-        let (n, d) = (n_sequences * seq_len, n_heads * head_dim);
-        let rotary = Rotary::new(64, head_dim, 1e4);
-        let attention = Attention { n_heads, head_dim, seq_len, rotary: &rotary };
-        let definition = reference::Attention::new(attention, &Device::flex());
-        let qkv = values(n * 3 * d, seed);
+        let n_heads = n_kv_heads * heads_per_kv;
+        let n = n_sequences * seq_len;
+        let half = half_head * rotated_share / 2;
+        let frequencies: Vec<f32> = (0..half).map(|i| 1.0 / (1.0 + i as f32)).collect();
+        let rotary = Rotary::new(64, &frequencies);
+        let ids = values(n, seed ^ 2).iter().map(|x| u32::from(*x > 1.5)).collect();
+        let tokens = Tokens::new(ids, &Device::flex()).with_documents(seq_len, 1);
+        let attention = Attention {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            seq_len,
+            scale: 0.3,
+            rotary: &rotary,
+            starts: tokens.starts.as_deref().filter(|_| has_documents),
+        };
+        let definition = reference::Attention::new(attention, COMPUTE, &Device::flex());
+        let (width, d) = (attention.width(), attention.d());
+        let qkv = values(n * width, seed);
         let gradient = values(n * d, seed ^ 1);
         let (out, log_sums) = attention.forward(&qkv);
-        assert_near(&out, definition.forward(&tensor(&qkv, 3 * d)), 2e-5);
+        assert_near(&out, definition.forward(&tensor(&qkv, width)), 2e-5);
         let expected = reference::pull_back(
             |qkv| definition.forward(&qkv),
-            tensor(&qkv, 3 * d),
+            tensor(&qkv, width),
             tensor(&gradient, d),
         );
         let found = attention.backward(&qkv, &out, &log_sums, &gradient);
         assert_near(&found, expected, 1e-4);
     }
+}
+
+#[test]
+fn a_token_sees_its_document_from_its_beginning() {
+    let tokens = Tokens::new(vec![5, 9, 5, 5, 9, 9, 5, 5], &Device::flex()).with_documents(4, 9);
+    assert_eq!(tokens.starts.expect("asked for"), [0, 0, 2, 2, 0, 1, 2, 2]);
 }

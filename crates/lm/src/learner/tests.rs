@@ -1,3 +1,4 @@
+use imprint_core::ModelSpec;
 use tempfile::TempDir;
 
 use super::*;
@@ -5,20 +6,21 @@ use super::*;
 const SEQ_LEN: usize = 12;
 const RATE: f64 = 5e-3;
 
-fn config(tied: bool) -> ModelConfig {
-    ModelConfig {
-        vocab_size: 40,
+fn spec(tied: bool) -> ModelSpec {
+    ModelSpec {
+        vocab_size: Some(40),
         hidden_size: 24,
         intermediate_size: 20,
         num_hidden_layers: 2,
         num_attention_heads: 3,
-        max_position_embeddings: 16,
+        max_position_embeddings: Some(16),
         rope_theta: 1e4,
         tie_word_embeddings: tied,
-        norm_eps: 1e-5,
-        eos_token_id: Some(39),
-        pad_token_id: Some(1),
     }
+}
+
+fn config(tied: bool) -> ModelConfig {
+    ModelConfig::tiny_olmo(40, 24, 20, 3, tied)
 }
 
 fn learner_with(tied: bool, options: &LearnerOptions) -> Learner {
@@ -29,13 +31,18 @@ fn learner(tied: bool) -> Learner {
     learner_with(tied, &LearnerOptions::default())
 }
 
-/// The same model as [`learner`], computed by tensor operations.
+impl Learner {
+    /// The same model, computed by others.
+    pub(crate) fn use_kernels(&mut self, kernels: Kernels) {
+        self.decoder.compute.kernels = kernels;
+        self.optimizer.kernels = kernels;
+    }
+}
+
 fn learner_by_definition(tied: bool) -> Learner {
-    let config = config(tied);
-    let layout = Layout::new(&config);
-    let values = layout.initial_values(3);
-    let options = LearnerOptions::default();
-    Learner::with_kernels(config, layout, values, &options, Kernels::Tensor).expect("a model")
+    let mut learner = learner(tied);
+    learner.use_kernels(Kernels::Tensor);
+    learner
 }
 
 fn batch(n_rows: usize, seed: u32) -> Vec<u32> {
@@ -170,15 +177,72 @@ fn micro_batches_add_up_to_the_batch() {
 }
 
 #[test]
+fn computing_layers_again_changes_no_bit() {
+    for kernels in [Kernels::Host, Kernels::Tensor] {
+        let run = |recompute_layers| {
+            let options = LearnerOptions {
+                recompute_layers,
+                ..LearnerOptions::default()
+            };
+            let mut learner = learner_with(false, &options);
+            learner.use_kernels(kernels);
+            gradients(&learner, &batch(4, 1))
+        };
+        assert!(run(true) == run(false), "{kernels:?}");
+    }
+}
+
+/// Factors are rounded to 8 bits; what is kept is not, so that small updates add up.
+#[test]
+fn bfloat16_is_near_float32_and_keeps_its_parameters_in_float32() {
+    for kernels in [Kernels::Host, Kernels::Tensor] {
+        let options = LearnerOptions {
+            precision: Precision::Bfloat16,
+            ..LearnerOptions::default()
+        };
+        let mut rounded = learner_with(false, &options);
+        rounded.use_kernels(kernels);
+        let exact = learner(false);
+        let (loss, found) = gradients(&rounded, &batch(4, 1));
+        let (expected_loss, expected) = gradients(&exact, &batch(4, 1));
+        assert!(
+            (loss - expected_loss).abs() < 5e-3 * expected_loss,
+            "{loss} {expected_loss}"
+        );
+        assert_ne!(loss, expected_loss);
+        for (found, expected) in found.iter().zip(&expected) {
+            let dot = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+            let cosine =
+                dot(found, expected) / (dot(found, found) * dot(expected, expected)).sqrt();
+            assert!(cosine > 0.999, "{kernels:?}: cosine {cosine}");
+        }
+        // Far below the spacing of bfloat16 at these parameters.
+        rounded.update(&batch(4, 1), SEQ_LEN, 1e-6).expect("update");
+        let moved = parameters(&rounded);
+        let n_moved = (moved
+            .iter()
+            .flatten()
+            .zip(parameters(&exact).iter().flatten()))
+        .filter(|(a, b)| a != b)
+        .count();
+        assert!(
+            n_moved > moved.iter().flatten().count() / 2,
+            "{n_moved} moved"
+        );
+    }
+}
+
+#[test]
 fn threads_change_no_bit() {
     // Wide enough for products that are split among threads.
-    let wide = ModelConfig {
+    let wide = ModelConfig::from_spec(&ModelSpec {
         hidden_size: 192,
         intermediate_size: 512,
-        vocab_size: 700,
-        max_position_embeddings: 64,
-        ..config(true)
-    };
+        vocab_size: Some(700),
+        max_position_embeddings: Some(64),
+        ..spec(true)
+    })
+    .expect("supported");
     for micro_batch_rows in [None, Some(1)] {
         let run = |threads| {
             let options = LearnerOptions {
@@ -255,11 +319,11 @@ fn weights_alone_are_a_fresh_start() {
     learner.update(&batch(2, 0), SEQ_LEN, RATE).expect("update");
     learner.save_hugging_face(dir.path()).expect("saved");
     let options = LearnerOptions::default();
-    let loaded = Learner::load_hugging_face(dir.path(), &options).expect("loaded");
+    let loaded = Learner::load_checkpoint(dir.path(), &options).expect("loaded");
     assert_eq!(parameters(&loaded), parameters(&learner));
     assert_eq!(loaded.n_updates(), 0);
     let err = load_state_error(dir.path());
-    assert!(err.contains("optimizer.safetensors"), "{err}");
+    assert!(err.contains("no optimizer moments"), "{err}");
     assert_eq!(files_in(dir.path()), ["config.json", "model.safetensors"]);
 }
 
@@ -304,7 +368,7 @@ fn load_state_error(dir: &Path) -> String {
 }
 
 fn load_error(dir: &Path) -> String {
-    match Learner::load_hugging_face(dir, &LearnerOptions::default()) {
+    match Learner::load_checkpoint(dir, &LearnerOptions::default()) {
         Ok(_) => panic!("the checkpoint was taken"),
         Err(err) => err.to_string(),
     }
@@ -314,12 +378,12 @@ fn load_error(dir: &Path) -> String {
 fn a_checkpoint_whose_tensors_do_not_fit_its_config_is_refused_by_name() {
     let dir = TempDir::new().expect("temporary directory");
     learner(false).save_hugging_face(dir.path()).expect("saved");
-    let write = |config: ModelConfig| {
-        let text = config.to_json().to_string();
-        fs::write(dir.path().join("config.json"), text).expect("written");
+    let write = |spec: ModelSpec| {
+        let config = ModelConfig::from_spec(&spec).expect("supported");
+        fs::write(dir.path().join("config.json"), config.to_json().to_string()).expect("written");
     };
 
-    let mut deeper = config(false);
+    let mut deeper = spec(false);
     deeper.num_hidden_layers = 3;
     write(deeper);
     let err = load_error(dir.path());
@@ -328,7 +392,7 @@ fn a_checkpoint_whose_tensors_do_not_fit_its_config_is_refused_by_name() {
         "{err}"
     );
 
-    let mut shallower = config(false);
+    let mut shallower = spec(false);
     shallower.num_hidden_layers = 1;
     write(shallower);
     let err = load_error(dir.path());
@@ -337,7 +401,7 @@ fn a_checkpoint_whose_tensors_do_not_fit_its_config_is_refused_by_name() {
         "{err}"
     );
 
-    let mut wider = config(false);
+    let mut wider = spec(false);
     wider.intermediate_size = 32;
     write(wider);
     let err = load_error(dir.path());
@@ -354,14 +418,26 @@ fn a_checkpoint_whose_tensors_do_not_fit_its_config_is_refused_by_name() {
 }
 
 #[test]
-fn a_tied_file_may_repeat_the_embedding() {
+fn a_tied_file_may_repeat_the_embedding_but_not_contradict_it() {
     let dir = TempDir::new().expect("temporary directory");
-    let untied = learner(false);
+    let mut untied = learner(false);
     untied.save_hugging_face(dir.path()).expect("saved");
     let text = config(true).to_json().to_string();
-    fs::write(dir.path().join("config.json"), text).expect("written");
+    fs::write(dir.path().join("config.json"), &text).expect("written");
+    let err = load_error(dir.path());
+    assert!(
+        err.contains("`lm_head.weight`") && err.contains("tie_word_embeddings"),
+        "{err}"
+    );
+
+    let Layout {
+        embedding, head, ..
+    } = untied.decoder.layout;
+    untied.decoder.parameters[head] = untied.decoder.parameters[embedding].clone();
+    untied.save_hugging_face(dir.path()).expect("saved");
+    fs::write(dir.path().join("config.json"), &text).expect("written");
     let options = LearnerOptions::default();
-    let tied = Learner::load_hugging_face(dir.path(), &options).expect("loaded");
+    let tied = Learner::load_checkpoint(dir.path(), &options).expect("loaded");
     assert_eq!(parameters(&tied)[0], parameters(&untied)[0]);
 }
 
@@ -433,4 +509,29 @@ fn updates_lower_the_loss_and_report_how_far_they_went() {
     assert!(last.loss_nats < 0.5 * first.loss_nats, "{first:?} {last:?}");
     let at_rest = learner.update(&tokens, SEQ_LEN, 0.0).expect("update");
     assert_eq!(at_rest.update_norm, 0.0);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    /// The loss is the mean over all tokens of the batch, however it is cut and shared out.
+    #[test]
+    fn neither_micro_batches_nor_threads_change_the_loss(
+        n_rows in 1..12_usize,
+        micro_batch_rows in 1..14_usize,
+        threads in 1..4_usize,
+        seed in 0..1000_u32,
+    ) {
+        let tokens = batch(n_rows, seed);
+        let (whole_nats, whole) = gradients(&learner(true), &tokens);
+        let options = LearnerOptions {
+            threads,
+            micro_batch_rows: Some(micro_batch_rows),
+            ..LearnerOptions::default()
+        };
+        let (loss_nats, cut) = gradients(&learner_with(true, &options), &tokens);
+        let relative = ((loss_nats - whole_nats) / whole_nats).abs();
+        proptest::prop_assert!(relative < 1e-6, "{loss_nats} against {whole_nats}");
+        assert_near(&cut, &whole, 1e-6);
+    }
 }

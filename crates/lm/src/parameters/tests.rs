@@ -1,19 +1,7 @@
 use super::*;
 
 fn config(tied: bool) -> ModelConfig {
-    ModelConfig {
-        vocab_size: 50,
-        hidden_size: 64,
-        intermediate_size: 96,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        max_position_embeddings: 16,
-        rope_theta: 1e4,
-        tie_word_embeddings: tied,
-        norm_eps: 1e-5,
-        eos_token_id: None,
-        pad_token_id: None,
-    }
+    ModelConfig::tiny_olmo(50, 64, 96, 4, tied)
 }
 
 fn keys(layout: &Layout) -> Vec<&str> {

@@ -2,19 +2,9 @@ use super::*;
 use crate::learner::{Learner, LearnerOptions};
 
 fn config() -> ModelConfig {
-    ModelConfig {
-        vocab_size: 40,
-        hidden_size: 16,
-        intermediate_size: 24,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        max_position_embeddings: 20,
-        rope_theta: 1e4,
-        tie_word_embeddings: true,
-        norm_eps: 1e-5,
-        eos_token_id: None,
-        pad_token_id: None,
-    }
+    let mut config = ModelConfig::tiny_olmo(40, 16, 24, 2, true);
+    config.max_position_embeddings = 20;
+    config
 }
 
 /// Probes of lengths 2 to 21, longest first, so that packing must reorder them.

@@ -9,6 +9,8 @@ use crate::error::Error;
 
 /// A configuration has some kilobytes; those that list every file of a corpus, some hundred.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
+/// Rows of the embedding where the key is absent, which is another thing than `null`.
+const EMBEDDING_SIZE: usize = 50_304;
 /// ε of `OlmoLayerNorm` of `transformers`, which its configuration does not carry.
 const LAYER_NORM_EPS: f64 = 1e-5;
 
@@ -94,18 +96,20 @@ impl NativeConfig {
                 "`n_heads`: {n_heads} heads do not divide `d_model` {d}"
             ));
         }
-        let n_kv_heads = match (
-            keys.optional_count("n_kv_heads")?,
-            keys.flag("multi_query_attention", false)?,
-        ) {
-            (Some(n), true) if n != 1 => {
+        // The older key, where it is set, has to agree with the newer.
+        let is_multi_query = match keys.get("multi_query_attention") {
+            Some(_) => Some(keys.flag("multi_query_attention", false)?),
+            None => None,
+        };
+        let by_older_key = is_multi_query.map(|is_one| if is_one { 1 } else { n_heads });
+        let n_kv_heads = match (keys.optional_count("n_kv_heads")?, by_older_key) {
+            (Some(n), Some(expected)) if n != expected => {
                 return Err(format!(
-                    "`n_kv_heads` is {n}, but `multi_query_attention` calls for 1"
+                    "`n_kv_heads` is {n}, but `multi_query_attention` calls for {expected}"
                 ));
             }
             (Some(n), _) => n,
-            (None, true) => 1,
-            (None, false) => n_heads,
+            (None, by_older_key) => by_older_key.unwrap_or(n_heads),
         };
         // It counts the rows of up and gate together.
         let hidden = match keys.optional_count("mlp_hidden_size")? {
@@ -121,7 +125,10 @@ impl NativeConfig {
             ));
         }
         let vocab_size = keys.count("vocab_size")?;
-        let embedding_size = keys.optional_count("embedding_size")?.unwrap_or(vocab_size);
+        let embedding_size = match model.contains_key("embedding_size") {
+            true => keys.optional_count("embedding_size")?.unwrap_or(vocab_size),
+            false => EMBEDDING_SIZE,
+        };
         if embedding_size < vocab_size {
             return Err(format!(
                 "`embedding_size` {embedding_size} is less than `vocab_size` {vocab_size}"
@@ -310,7 +317,9 @@ impl Keys<'_> {
     fn family(&self) -> Result<Vec<(&'static str, Value)>, String> {
         let eps = self.number("layer_norm_eps")?.unwrap_or(LAYER_NORM_EPS);
         if !self.flag("norm_after", false)? {
-            self.must_be("layer_norm_type", "default", &[json!("default")])?;
+            // The second is the same by other operations.
+            let plain = [json!("default"), json!("amd_compatible")];
+            self.must_be("layer_norm_type", "default", &plain)?;
             self.must_be("layer_norm_with_affine", true, &[json!(false)])?;
             self.must_be("attention_layer_norm", false, &[json!(false)])?;
             if eps != LAYER_NORM_EPS {

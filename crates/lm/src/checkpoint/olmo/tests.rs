@@ -133,7 +133,8 @@ fn a_fused_matrix_has_the_rows_of_the_configuration() {
     let dir = with_files(&[]);
     let path = dir.path().join("config.yaml");
     let text = fs::read_to_string(&path).expect("read");
-    fs::write(&path, text.replace("n_kv_heads: null", "n_kv_heads: 1")).expect("written");
+    let text = text.replace("query_attention: false", "query_attention: true");
+    fs::write(&path, text).expect("written");
     weights_refused(dir.path(), "att_proj.weight` in ");
     weights_refused(
         dir.path(),

@@ -70,6 +70,9 @@ fn becomes_the_keys_of_hugging_face() {
 #[test]
 fn sizes_in_each_form() {
     becomes("embedding_size", "null", "vocab_size", &json!(45));
+    let absent = NativeConfig::parse(&MODEL.replace("  embedding_size: 48\n", ""));
+    let absent = absent.expect("it is taken");
+    assert_eq!(absent.hugging_face["vocab_size"], 50_304);
     becomes("embedding_size", "50_304", "vocab_size", &json!(50_304));
     becomes("mlp_hidden_size", "null", "intermediate_size", &json!(16));
     becomes("n_kv_heads", "1", "num_key_value_heads", &json!(1));
@@ -115,6 +118,8 @@ fn what_changes_the_mathematics_is_named() {
         };
         refuses(key, value, &format!("`{named}`"));
     }
+    let both = parsed("  n_kv_heads: 1\n  multi_query_attention: false\n");
+    assert!(both.err().expect("they differ").contains("`n_kv_heads`"));
     for absent in ["rope", "include_bias", "layer_norm_with_affine", "d_model"] {
         refuses(absent, "null", &format!("`{absent}`"));
     }

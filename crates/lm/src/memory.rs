@@ -1,0 +1,95 @@
+//! How much memory a forward and backward pass takes, by arithmetic.
+//!
+//! Per token and layer the way back needs: both norms' outputs (2 D, twice that where norms have
+//! weights), `[q; k; v]` and what attention makes of it ((2 H + 2 G)·C), `[gate; up]` and their
+//! product (3 F), and the residual stream (2 D).
+//! The backward pass itself holds about two layers' worth more.
+//! Logits exist in chunks only, at most three of a chunk's size at a time.
+//! Everything is float32.
+
+use crate::config::ModelConfig;
+use crate::decoder;
+use crate::device::DeviceChoice;
+use crate::parameters::{Layout, Parameter};
+use crate::tape::Kernels;
+
+/// Bytes of a float32.
+const BYTES: u64 = 4;
+/// Layers' worth of values that the backward pass holds beside what was kept for it.
+const LAYERS_IN_FLIGHT: u64 = 2;
+/// Matrices of a chunk's logits that exist at a time: the logits, their gradient, its transpose.
+const LOGITS_AT_A_TIME: u64 = 3;
+
+/// What a pass takes beside parameters and moments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PassMemory {
+    /// Whatever the number of rows: gradients of the parameters and a chunk of logits.
+    pub(crate) fixed_bytes: u64,
+    pub(crate) row_bytes: u64,
+}
+
+impl PassMemory {
+    /// Of a pass over rows of `seq_len` tokens.
+    pub(crate) fn new(
+        config: &ModelConfig,
+        seq_len: usize,
+        n_parameters: usize,
+        max_logits: usize,
+        recomputes_layers: bool,
+    ) -> Self {
+        let [d, ff] = [config.hidden_size, config.intermediate_size].map(|n| n as u64);
+        let heads = config.num_attention_heads + config.num_key_value_heads;
+        let attention = 2 * (heads * config.head_dim) as u64;
+        let layer_values = 6 * d + attention + 3 * ff;
+        let n_layers = config.num_hidden_layers as u64;
+        let kept = match recomputes_layers {
+            // Of every layer its input, and of one at a time everything.
+            true => n_layers * d + layer_values,
+            false => n_layers * layer_values,
+        };
+        let token_values = kept + LAYERS_IN_FLIGHT * layer_values + 3 * d;
+        let logits = max_logits.max(config.vocab_size) as u64;
+        Self {
+            fixed_bytes: BYTES * (n_parameters as u64 + LOGITS_AT_A_TIME * logits),
+            row_bytes: BYTES * token_values * (seq_len as u64 - 1),
+        }
+    }
+
+    /// The rows of equal micro-batches that fit when `n_at_a_time` passes run at a time; 1 where
+    /// not even that fits.
+    pub(crate) fn micro_batch_rows(self, n_rows: u32, n_at_a_time: u64, left_bytes: u64) -> u32 {
+        let for_rows = (left_bytes / n_at_a_time).saturating_sub(self.fixed_bytes);
+        let at_most = (for_rows / self.row_bytes).clamp(1, n_rows.into()) as u32;
+        // As few micro-batches as fit, and those alike.
+        n_rows.div_ceil(n_rows.div_ceil(at_most))
+    }
+}
+
+/// Parameters, the sum of their gradients, and two moments.
+const TABLES: u64 = 4;
+
+impl ModelConfig {
+    /// Values in all parameters; a tied output matrix counts once.
+    pub fn n_parameters(&self) -> usize {
+        let layout = Layout::new(self);
+        layout.parameters.iter().map(Parameter::n_values).sum()
+    }
+
+    /// Bytes that updates on micro-batches of `n_rows` rows of `seq_len` tokens take in all, by
+    /// arithmetic: parameters, gradients, moments, and what one pass keeps.
+    pub fn update_bytes(
+        &self,
+        n_rows: u32,
+        seq_len: usize,
+        device: DeviceChoice,
+        recompute_layers: bool,
+    ) -> u64 {
+        let n_parameters = self.n_parameters();
+        let max_logits = decoder::max_logits(Kernels::of(device));
+        let pass = PassMemory::new(self, seq_len, n_parameters, max_logits, recompute_layers);
+        TABLES * BYTES * n_parameters as u64 + pass.fixed_bytes + u64::from(n_rows) * pass.row_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,18 @@
 //! The experiment file: a strict TOML document and its expansion into runs.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::fact::Fact;
 use crate::reading::ReadingSteps;
 use crate::run::{
-    CheckpointIdentity, CheckpointSource, CorpusManifest, ModelSpec, OptimizerStart, RunFiles,
-    RunIdentity, RunSpec, TrainingSpec,
+    CheckpointIdentity, CheckpointSource, CorpusManifest, ModelSpec, OptimizerStart, OrderIdentity,
+    RunFiles, RunIdentity, RunSpec, TrainingSpec,
 };
 use crate::scenario::{Scenario, ScenarioError, Stagger};
 
@@ -57,11 +60,17 @@ pub struct DataSpec {
     /// Text of the end-of-sequence token that closes every injected passage.
     #[serde(default = "default_eos")]
     pub eos: String,
+    /// Whether attention stops at end-of-sequence tokens, so that no document sees the one before.
+    #[serde(default)]
+    pub document_mask: bool,
 }
 
 fn default_eos() -> String {
     "<|endoftext|>".to_owned()
 }
+
+/// Where JSONL and Parquet corpora have a document's text by custom.
+const DEFAULT_TEXT_FIELD: &str = "text";
 
 /// The pretraining corpus.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,7 +78,10 @@ fn default_eos() -> String {
 pub struct CorpusSpec {
     pub files: Vec<PathBuf>,
     pub format: CorpusFormat,
-    #[serde(default)]
+    /// The JSON key or Parquet column that holds a document's text: `text` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_field: Option<String>,
+    #[serde(default, deserialize_with = "order_or_its_kind")]
     pub order: CorpusOrder,
     /// How often the corpus may be passed over; a run that needs more is refused.
     #[serde(default = "one")]
@@ -90,18 +102,91 @@ pub enum CorpusFormat {
     Uint16,
     /// Headerless little-endian 32-bit token ids.
     Uint32,
-    /// UTF-8 text, one document a line.
+    /// Token ids under a NumPy header that says their type.
+    Npy,
+    /// UTF-8 text, one document a line; `.gz` and `.zst` too.
     Text,
+    /// A JSON object a line, one of whose values is a document; `.gz` and `.zst` too.
+    Jsonl,
+    /// Apache Parquet, one of whose columns holds documents.
+    Parquet,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+impl CorpusFormat {
+    /// Whether the files hold text, which is tokenised before it is trained on.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Jsonl | Self::Parquet)
+    }
+
+    /// Whether a document's text is one of several named fields.
+    pub fn has_fields(self) -> bool {
+        matches!(self, Self::Jsonl | Self::Parquet)
+    }
+}
+
+/// The order in which the rows of a corpus are trained on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CorpusOrder {
     /// A shuffle that follows from the run's seed and the epoch.
     #[default]
     Shuffled,
     /// As the instances lie in the files.
     Sequential,
+    /// The shuffle that OLMo trains on.
+    Pcg64(Pcg64Order),
+    /// As a file says: unsigned 32-bit indices of instances, with or without a NumPy header.
+    File { path: PathBuf },
+}
+
+/// NumPy's `Generator(PCG64(seed + epoch)).shuffle` of all instances, cut to a multiple of
+/// `world_size`; every further epoch adds one to `epoch`.
+///
+/// # Source
+/// OLMo's `IterableDataset` with `drop_last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pcg64Order {
+    pub seed: u64,
+    /// The epoch that position 0 of the order begins.
+    #[serde(default)]
+    pub epoch: u32,
+    /// Data-parallel ranks of the run whose order this is.
+    #[serde(default = "one")]
+    pub world_size: u32,
+    /// The instances that the corpus must have, for one more or less changes the whole order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_instances: Option<u64>,
+}
+
+/// `"shuffled"` stands for `{ kind = "shuffled" }`.
+fn order_or_its_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CorpusOrder, D::Error> {
+    struct OrderOrKind;
+
+    impl<'de> Visitor<'de> for OrderOrKind {
+        type Value = CorpusOrder;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(
+                "`\"shuffled\"`, `\"sequential\"`, `{ kind = \"pcg64\", seed = … }` or \
+                 `{ kind = \"file\", path = … }`",
+            )
+        }
+
+        fn visit_str<E: de::Error>(self, kind: &str) -> Result<CorpusOrder, E> {
+            match kind {
+                "shuffled" => Ok(CorpusOrder::Shuffled),
+                "sequential" => Ok(CorpusOrder::Sequential),
+                _ => Err(E::invalid_value(de::Unexpected::Str(kind), &self)),
+            }
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<CorpusOrder, A::Error> {
+            CorpusOrder::deserialize(MapAccessDeserializer::new(table))
+        }
+    }
+
+    deserializer.deserialize_any(OrderOrKind)
 }
 
 /// One value of the checkpoint axis: exactly one of `path`, `run` with `step`, and `init`.
@@ -121,10 +206,15 @@ pub struct CheckpointSpec {
     /// A model made from scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<ModelSpec>,
-    /// Updates the checkpoint has seen, for the learning-rate schedule; with `path` only.
+    /// Updates the checkpoint has seen, for the learning-rate schedule; with `path` only, and where
+    /// absent what the directory's own trainer state says, else 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub global_step: Option<u64>,
-    /// `load` or `reset` the optimizer's moments; `load` with `run`, `reset` with `path`.
+    /// Tokens the checkpoint has seen, for a schedule with `max_tokens`; with `path` only, and where
+    /// absent what the directory's own trainer state says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_seen: Option<u64>,
+    /// `load` or `reset` the optimizer's moments; where absent, `load` if the checkpoint has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer: Option<OptimizerStart>,
 }
@@ -168,7 +258,12 @@ pub struct ProbingSpec {
 pub struct SavingSpec {
     /// Save every so many steps, to resume from.
     pub every: u32,
-    /// Steps whose state is kept for good, for other runs to start from.
+    /// How many of those stay, the newest.
+    pub keep_last: u32,
+    /// Steps whose state is kept for good, for other runs to start from; ascending.
+    ///
+    /// In a file, a list, or a table of `steps`, `powers_of_two_up_to` and `log_spaced`.
+    #[serde(deserialize_with = "kept_steps")]
     pub keep: Vec<u32>,
 }
 
@@ -176,19 +271,94 @@ impl Default for SavingSpec {
     fn default() -> Self {
         Self {
             every: 100,
+            keep_last: 2,
             keep: Vec::new(),
         }
     }
 }
 
+/// Steps in few words: all that any of the keys names.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct KeptSteps {
+    steps: Vec<u32>,
+    /// 1, 2, 4, … up to this step.
+    powers_of_two_up_to: u32,
+    log_spaced: Option<LogSpacing>,
+}
+
+/// Steps at equal ratios, rounded: `per_decade` of them from each power of ten to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogSpacing {
+    per_decade: u32,
+    up_to: u32,
+}
+
+impl KeptSteps {
+    /// The steps, ascending.
+    fn expand(&self) -> Vec<u32> {
+        let powers = (0..u32::BITS).map(|exponent| 1 << exponent);
+        let powers = powers.take_while(|&step| step <= self.powers_of_two_up_to);
+        let log_spaced = self.log_spaced.into_iter().flat_map(|spacing| {
+            (0..)
+                .map(move |i| {
+                    10_f64
+                        .powf(f64::from(i) / f64::from(spacing.per_decade))
+                        .round()
+                })
+                .take_while(move |&step| step <= f64::from(spacing.up_to))
+                .map(|step| step as u32)
+        });
+        let all: BTreeSet<u32> = (self.steps.iter().copied())
+            .chain(powers)
+            .chain(log_spaced)
+            .collect();
+        all.into_iter().collect()
+    }
+}
+
+fn kept_steps<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "expected a list of steps, or a table of `steps`, `powers_of_two_up_to` and \
+                     `log_spaced = { per_decade = …, up_to = … }`"
+    )]
+    enum Form {
+        List(Vec<u32>),
+        Table(KeptSteps),
+    }
+    let kept = match Form::deserialize(from)? {
+        Form::List(steps) => KeptSteps {
+            steps,
+            ..KeptSteps::default()
+        },
+        Form::Table(table) => table,
+    };
+    match kept.log_spaced {
+        Some(LogSpacing { per_decade: 0, .. }) => Err(serde::de::Error::custom(
+            "`log_spaced.per_decade` must be 1 at least",
+        )),
+        _ => Ok(kept.expand()),
+    }
+}
+
 /// What one trainer may use; not part of a run's identity.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourcesSpec {
     /// `cpu` or `cuda:N`.
     pub device: String,
     /// Threads of a CPU trainer.
     pub threads: u32,
+    /// Memory of the device that the run may fill when it chooses its micro-batch, GiB; half of
+    /// what the machine has left, on a CPU, where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gib: Option<f64>,
+    /// Compute the inside of decoder layers again on the way back rather than keep it: less memory,
+    /// more time, the same numbers.
+    pub recompute_layers: bool,
 }
 
 impl Default for ResourcesSpec {
@@ -196,6 +366,8 @@ impl Default for ResourcesSpec {
         Self {
             device: "cpu".to_owned(),
             threads: 1,
+            memory_gib: None,
+            recompute_layers: false,
         }
     }
 }
@@ -221,6 +393,8 @@ pub struct ResolvedInputs {
     pub tokenizer_vocab_size: u32,
     /// One a corpus file.
     pub corpus_sha256: Vec<String>,
+    /// Of the file that gives the data order, where there is one.
+    pub order_sha256: Option<String>,
     /// One a checkpoint, in the order of the file.
     pub checkpoints: Vec<(CheckpointIdentity, CheckpointSource)>,
 }
@@ -266,9 +440,14 @@ impl ExperimentSpec {
 
     fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let data = &mut self.data;
+        let order = match &mut data.corpus.order {
+            CorpusOrder::File { path } => Some(path),
+            CorpusOrder::Shuffled | CorpusOrder::Sequential | CorpusOrder::Pcg64(_) => None,
+        };
         [&mut data.facts, &mut data.tokenizer]
             .into_iter()
             .chain(&mut data.corpus.files)
+            .chain(order)
             .chain(self.checkpoint.iter_mut().filter_map(|c| c.path.as_mut()))
     }
 
@@ -309,6 +488,10 @@ impl ExperimentSpec {
         for (field, zero) in [
             ("batch_sizes", self.batch_sizes.contains(&0)),
             ("data.corpus.max_epochs", self.data.corpus.max_epochs == 0),
+            (
+                "data.corpus.order.world_size",
+                matches!(&self.data.corpus.order, CorpusOrder::Pcg64(o) if o.world_size == 0),
+            ),
             ("training.steps", self.training.steps == 0),
             (
                 "training.micro_batch_rows",
@@ -319,16 +502,52 @@ impl ExperimentSpec {
                 self.probing.reading_steps.then_every == 0,
             ),
             ("saving.every", self.saving.every == 0),
+            ("saving.keep_last", self.saving.keep_last == 0),
             ("resources.threads", self.resources.threads == 0),
         ] {
             if zero {
                 return fail(field, "must be 1 at least");
             }
         }
+        if let Some(clip) = self.training.optimizer.clip_warmup
+            && !(clip.factor.is_finite() && clip.factor > 0.0)
+        {
+            return fail(
+                "training.optimizer.clip_warmup.factor",
+                "must be greater than 0",
+            );
+        }
+        let memory_gib = self.resources.memory_gib;
+        if memory_gib.is_some_and(|gib| !(gib.is_finite() && gib > 0.0)) {
+            return fail("resources.memory_gib", "must be greater than 0");
+        }
+        if self.resources.device != "cpu"
+            && memory_gib.is_none()
+            && self.training.micro_batch_rows.is_none()
+        {
+            return fail(
+                "resources.memory_gib",
+                "say how much of the GPU's memory the run may fill, or fix \
+                 `training.micro_batch_rows`",
+            );
+        }
         if self.data.seq_len < 2 {
             return fail(
                 "data.seq_len",
                 "must be 2 at least: the first token is never predicted",
+            );
+        }
+        let corpus = &self.data.corpus;
+        if corpus.text_field.is_some() && !corpus.format.has_fields() {
+            return fail(
+                "data.corpus.text_field",
+                "goes with the formats \"jsonl\" and \"parquet\"",
+            );
+        }
+        if matches!(corpus.order, CorpusOrder::File { .. }) && corpus.max_epochs > 1 {
+            return fail(
+                "data.corpus.max_epochs",
+                "an order file holds one epoch; leave this out, or let the order be computed",
             );
         }
         if let Some(step) = self.saving.keep.iter().find(|&&s| s > self.training.steps) {
@@ -359,16 +578,25 @@ impl ExperimentSpec {
             if c.run.is_some() != c.step.is_some() {
                 return fail(&field, "`run` and `step` go together");
             }
-            if c.global_step.is_some() && c.path.is_none() {
+            if (c.global_step.is_some() || c.tokens_seen.is_some()) && c.path.is_none() {
                 return fail(
                     &field,
-                    "`global_step` goes with `path`; other sources know theirs",
+                    "`global_step` and `tokens_seen` go with `path`; other sources know theirs",
                 );
             }
-            if c.init.is_some() && c.optimizer == Some(OptimizerStart::Load) {
+            if c.init.is_some() && c.optimizer.is_some() {
                 return fail(
                     &field,
-                    "a model from `init` has no optimizer moments to load",
+                    "a model from `init` has no optimizer moments to load or reset; the schedule's \
+                     own `warmup_steps` are its warm-up",
+                );
+            }
+            if let Some(OptimizerStart::Reset(rewarmup)) = c.optimizer
+                && !(0.0..=1.0).contains(&rewarmup.from)
+            {
+                return fail(
+                    &format!("{field}.optimizer.reset.from"),
+                    "is a share of the schedule's rate, from 0 to 1",
                 );
             }
             if let Some(m) = &c.init
@@ -432,17 +660,37 @@ impl ExperimentSpec {
         })
     }
 
+    fn corpus_manifest(&self, inputs: &ResolvedInputs) -> CorpusManifest {
+        let corpus = &self.data.corpus;
+        CorpusManifest {
+            format: corpus.format,
+            text_field: corpus.format.has_fields().then(|| {
+                let given = corpus.text_field.as_deref();
+                given.unwrap_or(DEFAULT_TEXT_FIELD).to_owned()
+            }),
+            order: match &corpus.order {
+                CorpusOrder::Shuffled => OrderIdentity::Shuffled,
+                CorpusOrder::Sequential => OrderIdentity::Sequential,
+                CorpusOrder::Pcg64(order) => OrderIdentity::Pcg64(*order),
+                CorpusOrder::File { .. } => OrderIdentity::File {
+                    sha256: inputs.order_sha256.clone().unwrap_or_default(),
+                },
+            },
+            max_epochs: corpus.max_epochs,
+            start_instance: corpus.start_instance,
+            files_sha256: inputs.corpus_sha256.clone(),
+        }
+    }
+
     /// One complete configuration for every cell of the matrix.
     ///
     /// # Errors
     /// When a scenario does not fit the facts.
     pub fn expand(&self, inputs: &ResolvedInputs) -> Result<Vec<RunSpec>, Error> {
-        let corpus = CorpusManifest {
-            format: self.data.corpus.format,
-            order: self.data.corpus.order,
-            max_epochs: self.data.corpus.max_epochs,
-            start_instance: self.data.corpus.start_instance,
-            files_sha256: inputs.corpus_sha256.clone(),
+        let corpus = self.corpus_manifest(inputs);
+        let order_file = match &self.data.corpus.order {
+            CorpusOrder::File { path } => Some(path.clone()),
+            CorpusOrder::Shuffled | CorpusOrder::Sequential | CorpusOrder::Pcg64(_) => None,
         };
         self.matrix()
             .into_iter()
@@ -467,6 +715,7 @@ impl ExperimentSpec {
                         seq_len: self.data.seq_len,
                         seed: cell.seed,
                         eos: self.data.eos.clone(),
+                        document_mask: self.data.document_mask,
                         training: self.training.clone(),
                         probing: self.probing,
                     },
@@ -474,6 +723,7 @@ impl ExperimentSpec {
                         facts: self.data.facts.clone(),
                         tokenizer: self.data.tokenizer.clone(),
                         corpus: self.data.corpus.files.clone(),
+                        order: order_file.clone(),
                         checkpoint: source,
                     },
                     saving: self.saving.clone(),

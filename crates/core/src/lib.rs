@@ -11,23 +11,25 @@
 
 mod experiment;
 mod fact;
-mod learning_rate;
+pub mod learning_rate;
 mod reading;
 mod run;
 mod scenario;
 
 pub use experiment::{
     CheckpointSpec, CorpusFormat, CorpusOrder, CorpusSpec, DataSpec, Error, ExperimentSpec,
-    InjectionDefaults, MatrixCell, ProbingSpec, ResolvedInputs, ResourcesSpec, SavingSpec,
+    InjectionDefaults, MatrixCell, Pcg64Order, ProbingSpec, ResolvedInputs, ResourcesSpec,
+    SavingSpec,
 };
 pub use fact::{
     Depth, Fact, FactId, Probe, ProbeControl, ProbeId, ProbeText, Span, TokenizedProbe, probe_set,
 };
-pub use learning_rate::LearningRate;
+pub use learning_rate::{LearningRate, RateSchedule};
 pub use reading::{ProbeSums, ReadingSteps, StepReadings, Trajectory, UpdateStats};
 pub use run::{
-    CheckpointIdentity, CheckpointSource, CorpusManifest, ModelSpec, OptimizerSpec, OptimizerStart,
-    Precision, RunFiles, RunIdentity, RunSpec, SpecHash, TrainingSpec,
+    CheckpointIdentity, CheckpointSource, ClipWarmup, CorpusManifest, ModelSpec, OptimizerSpec,
+    OptimizerStart, OrderIdentity, Precision, Rewarmup, RunFiles, RunIdentity, RunSpec, Settled,
+    SpecHash, TrainingSpec,
 };
 pub use scenario::{
     Arm, ArmSteps, ArmText, EverySteps, FactRange, Injection, InjectionText, Placement, Scenario,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::experiment::{CorpusFormat, CorpusOrder, ProbingSpec, ResourcesSpec, SavingSpec};
-use crate::learning_rate::LearningRate;
+use crate::experiment::{CorpusFormat, Pcg64Order, ProbingSpec, ResourcesSpec, SavingSpec};
+use crate::learning_rate::{LearningRate, RateSchedule};
 use crate::scenario::Scenario;
 
 /// A complete run configuration: what decides the numbers, and what does not.
@@ -37,6 +37,9 @@ pub struct RunIdentity {
     pub seed: u64,
     /// The text of the end-of-sequence token appended to every injected passage.
     pub eos: String,
+    /// Whether attention stops at that token.
+    #[serde(default)]
+    pub document_mask: bool,
     pub training: TrainingSpec,
     pub probing: ProbingSpec,
 }
@@ -46,21 +49,41 @@ pub struct RunIdentity {
 #[serde(deny_unknown_fields)]
 pub struct CorpusManifest {
     pub format: CorpusFormat,
-    pub order: CorpusOrder,
+    /// The JSON key or Parquet column of a document's text, in the formats that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_field: Option<String>,
+    pub order: OrderIdentity,
     pub max_epochs: u32,
     pub start_instance: u64,
-    /// One hash a file, over its length and its first and last mebibyte.
+    /// One hash a file: of token files over the length and the first and last mebibyte, of text
+    /// over everything.
     pub files_sha256: Vec<String>,
+}
+
+/// The order of a corpus' instances, by content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum OrderIdentity {
+    Shuffled,
+    Sequential,
+    Pcg64(Pcg64Order),
+    File { sha256: String },
 }
 
 /// Which weights a run starts from, by content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CheckpointIdentity {
-    /// A Hugging Face directory; the hash covers its configuration and weights.
+    /// A directory; the hash covers its configuration and weights, and the optimizer's moments
+    /// where they are loaded.
     Directory {
         sha256: String,
-        global_step: u64,
+        /// Updates it has seen; what its own trainer state says where absent, else 0.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        global_step: Option<u64>,
+        /// Tokens it has seen; what its own trainer state says where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens_seen: Option<u64>,
         optimizer: OptimizerStart,
     },
     /// The state that another run has before its update `step`.
@@ -74,13 +97,92 @@ pub enum CheckpointIdentity {
 }
 
 /// What happens to the optimizer's moments at the start of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "OptimizerStartForm", into = "OptimizerStartForm")]
 pub enum OptimizerStart {
-    /// Take them from the checkpoint.
+    /// Take them, and the number of updates that they are the means of, from the checkpoint.
     Load,
     /// Start at zero.
+    Reset(Rewarmup),
+}
+
+/// The learning rate of a run's first updates times a share that grows linearly to 1, so that
+/// fresh moments see some gradients before they move the parameters far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rewarmup {
+    /// Updates of the run with less than its schedule's rate; 0 for none.
+    pub warmup_steps: u64,
+    /// The share in update 0.
+    #[serde(default)]
+    pub from: f64,
+}
+
+impl OptimizerStart {
+    /// Fresh moments under the schedule as it is.
+    pub const RESET: Self = Self::Reset(Rewarmup {
+        warmup_steps: 0,
+        from: 0.0,
+    });
+
+    /// What an update's rate of the schedule is multiplied with.
+    pub fn share_of_rate(&self, step: u64) -> f64 {
+        match *self {
+            Self::Reset(Rewarmup { warmup_steps, from }) if step < warmup_steps => {
+                from + (1.0 - from) * step as f64 / warmup_steps as f64
+            }
+            Self::Load | Self::Reset(_) => 1.0,
+        }
+    }
+}
+
+/// `"load"`, `"reset"`, or `{ reset = { warmup_steps = 100 } }`.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected \"load\", \"reset\" or { reset = { warmup_steps = N, from = SHARE } }"
+)]
+enum OptimizerStartForm {
+    Name(OptimizerStartName),
+    Rewarmed(Rewarmed),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OptimizerStartName {
+    Load,
     Reset,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rewarmed {
+    reset: Rewarmup,
+}
+
+impl From<OptimizerStartForm> for OptimizerStart {
+    fn from(form: OptimizerStartForm) -> Self {
+        match form {
+            OptimizerStartForm::Name(OptimizerStartName::Load) => Self::Load,
+            OptimizerStartForm::Name(OptimizerStartName::Reset) => Self::RESET,
+            OptimizerStartForm::Rewarmed(Rewarmed { reset }) => match reset.warmup_steps {
+                0 => Self::RESET,
+                _ => Self::Reset(reset),
+            },
+        }
+    }
+}
+
+impl From<OptimizerStart> for OptimizerStartForm {
+    fn from(start: OptimizerStart) -> Self {
+        match start {
+            OptimizerStart::Load => Self::Name(OptimizerStartName::Load),
+            OptimizerStart::Reset(Rewarmup {
+                warmup_steps: 0, ..
+            }) => Self::Name(OptimizerStartName::Reset),
+            OptimizerStart::Reset(reset) => Self::Rewarmed(Rewarmed { reset }),
+        }
+    }
 }
 
 /// The shape of a model made from scratch (OLMo v1: non-parametric LayerNorm, RoPE, SwiGLU).
@@ -118,9 +220,52 @@ pub struct TrainingSpec {
     pub optimizer: OptimizerSpec,
     #[serde(default)]
     pub precision: Precision,
-    /// Rows of one forward and backward pass; the whole batch where absent.
+    /// Rows of one forward and backward pass; where absent, as many as fit the memory of the
+    /// machine that starts the run, which are then recorded in [`Settled`].
+    /// The loss is the mean over the whole batch whatever they are; only last digits differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_rows: Option<u32>,
+}
+
+/// What a run's configuration left open, as it was settled when the run was first begun.
+///
+/// It is the same for all attempts, wherever they run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settled {
+    /// Updates that the checkpoint has seen: the global step of the run's reading 0.
+    pub first_global_step: u64,
+    /// Tokens that the checkpoint has seen, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_seen: Option<u64>,
+    /// The schedule, its end in steps.
+    pub learning_rate: RateSchedule,
+    /// Rows of one forward and backward pass.
+    pub micro_batch_rows: u32,
+}
+
+impl RunIdentity {
+    /// Tokens of one update.
+    pub fn tokens_per_update(&self) -> u64 {
+        u64::from(self.batch_size) * u64::from(self.seq_len)
+    }
+
+    /// What happens to the optimizer's moments when the run starts.
+    pub fn optimizer_start(&self) -> OptimizerStart {
+        match &self.checkpoint {
+            CheckpointIdentity::Directory { optimizer, .. }
+            | CheckpointIdentity::Run { optimizer, .. } => *optimizer,
+            CheckpointIdentity::Scratch { .. } => OptimizerStart::RESET,
+        }
+    }
+
+    /// The learning rate of an update.
+    pub fn learning_rate(&self, settled: &Settled, step: u32) -> f64 {
+        let step = u64::from(step);
+        let schedule = &settled.learning_rate;
+        schedule.of_update(settled.first_global_step, step)
+            * self.optimizer_start().share_of_rate(step)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,9 +273,15 @@ pub struct TrainingSpec {
 pub enum Precision {
     #[default]
     Float32,
+    /// Matrix products of factors rounded to bfloat16; parameters, moments, norms, softmax and sums
+    /// stay float32.
+    Bfloat16,
 }
 
 /// AdamW with a global-norm clip.
+///
+/// Decayed are the weights of linear layers; embeddings (and so an output matrix tied to them),
+/// norms and biases are not.
 ///
 /// # Source
 /// arXiv 2406.11813, appendix: β = (0.9, 0.95), ε = 1e-5, decay 0.1 on linear weights only, clip 1.
@@ -141,7 +292,36 @@ pub struct OptimizerSpec {
     pub beta2: f64,
     pub eps: f64,
     pub weight_decay: f64,
+    /// Largest L2 norm of the gradient over all parameters; a longer one is scaled down to it.
     pub clip_norm: f64,
+    /// A wider clip in a model's first updates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_warmup: Option<ClipWarmup>,
+}
+
+/// A clip that is `factor` times as wide in the first `steps` global steps.
+///
+/// # Source
+/// arXiv 2406.11813, released 7B configuration: 10 times in the first 1,000.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipWarmup {
+    pub factor: f64,
+    pub steps: u64,
+}
+
+impl OptimizerSpec {
+    /// The clip of update `step` of a run whose checkpoint stands at `first_global_step`.
+    ///
+    /// As for the learning rate, update 0 of a new model is at global step 1.
+    pub fn clip_of_update(&self, first_global_step: u64, step: u32) -> f64 {
+        match self.clip_warmup {
+            Some(ClipWarmup { factor, steps }) if first_global_step + u64::from(step) < steps => {
+                self.clip_norm * factor
+            }
+            _ => self.clip_norm,
+        }
+    }
 }
 
 impl Default for OptimizerSpec {
@@ -152,6 +332,7 @@ impl Default for OptimizerSpec {
             eps: 1e-5,
             weight_decay: 0.1,
             clip_norm: 1.0,
+            clip_warmup: None,
         }
     }
 }
@@ -163,6 +344,9 @@ pub struct RunFiles {
     pub facts: PathBuf,
     pub tokenizer: PathBuf,
     pub corpus: Vec<PathBuf>,
+    /// The file that gives the data order, where one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<PathBuf>,
     pub checkpoint: CheckpointSource,
 }
 

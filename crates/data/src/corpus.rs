@@ -1,19 +1,22 @@
-//! Corpora: headerless token files, and text, cut into instances of `seq_len` tokens.
+//! Corpora: files of token ids, and of text that becomes such files, cut into instances of
+//! `seq_len` tokens.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use imprint_core::CorpusFormat;
 
+use crate::array::{IntegerArray, IntegerType};
+use crate::documents::TextFormat;
+use crate::token_cache::{Text, TokenCache};
 use crate::{Error, Result, Tokenizer};
+
+/// Tokens of a corpus that are looked at before anything is trained on them.
+const SAMPLED_TOKENS: u64 = 1 << 17;
 
 /// A pretraining corpus as a list of instances of equal length.
 ///
 /// Each file is cut on its own, from its beginning; what is left at its end is dropped.
-/// Token files are read where they are needed, so size does not matter and holes are welcome; text
-/// is tokenised once, when the corpus is opened.
+/// Token files are read where they are needed, so size does not matter and holes are welcome.
 ///
 /// # Source
 /// OLMo's memory-mapped data sets cut files in the same way.
@@ -27,64 +30,55 @@ pub(crate) struct Corpus {
 
 #[derive(Debug)]
 struct CorpusFile {
-    path: PathBuf,
     /// Number of the file's first instance in the corpus.
     first_instance: u64,
-    tokens: Tokens,
+    tokens: IntegerArray,
 }
 
-#[derive(Debug)]
-enum Tokens {
-    Uint16(File),
-    Uint32(File),
-    InMemory(Vec<u32>),
+/// What a corpus is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CorpusSource<'a> {
+    pub files: &'a [PathBuf],
+    pub format: CorpusFormat,
+    /// The JSON key or Parquet column of a document's text; empty in other formats.
+    pub text_field: &'a str,
+    pub seq_len: u32,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tokens<'a> {
+    pub tokenizer: &'a Tokenizer,
+    /// Closes every document.
+    pub eos_id: u32,
+    pub cache: &'a TokenCache,
 }
 
 impl Corpus {
-    /// The corpus in these files.
-    ///
-    /// Text has one document a line, empty lines aside; each document is closed by `eos_id`.
+    /// The corpus in these files; text is tokenised first, if the cache does not have its tokens.
     ///
     /// # Errors
-    /// When a file is missing, is no whole number of tokens, or is not UTF-8 text.
-    pub(crate) fn open(
-        paths: &[PathBuf],
-        format: CorpusFormat,
-        seq_len: u32,
-        tokenizer: &Tokenizer,
-        eos_id: u32,
-    ) -> Result<Self> {
+    /// When a file is missing or not of its format, or no file has a whole instance.
+    pub(crate) fn open(source: &CorpusSource, tokens: &Tokens) -> Result<Self> {
         let mut n_instances = 0;
-        let mut files = Vec::with_capacity(paths.len());
-        for path in paths {
-            let (tokens, n_tokens) = match format {
-                CorpusFormat::Uint16 => {
-                    let (file, n) = open_tokens(path, 2)?;
-                    (Tokens::Uint16(file), n)
-                }
-                CorpusFormat::Uint32 => {
-                    let (file, n) = open_tokens(path, 4)?;
-                    (Tokens::Uint32(file), n)
-                }
-                CorpusFormat::Text => {
-                    let tokens = tokenise_documents(path, tokenizer, eos_id)?;
-                    let n = tokens.len() as u64;
-                    (Tokens::InMemory(tokens), n)
-                }
-            };
+        let mut files = Vec::with_capacity(source.files.len());
+        for path in source.files {
+            let tokens = open_file(path, source, tokens)?;
+            let n_here = tokens.len() / u64::from(source.seq_len);
             files.push(CorpusFile {
-                path: path.clone(),
                 first_instance: n_instances,
                 tokens,
             });
-            n_instances += n_tokens / u64::from(seq_len);
+            n_instances += n_here;
         }
         if n_instances == 0 {
-            return Err(Error::EmptyCorpus { seq_len });
+            return Err(Error::EmptyCorpus {
+                seq_len: source.seq_len,
+            });
         }
         Ok(Self {
-            seq_len,
-            vocab_size: tokenizer.vocab_size(),
+            seq_len: source.seq_len,
+            vocab_size: tokens.tokenizer.vocab_size(),
             n_instances,
             files,
         })
@@ -110,90 +104,60 @@ impl Corpus {
             .partition_point(|f| f.first_instance <= instance)
             .saturating_sub(1);
         let file = &self.files[index];
-        let seq_len = self.seq_len as usize;
         let position = (instance - file.first_instance) * u64::from(self.seq_len);
-        let from = row.len();
-        let read = |err| Error::Read {
-            path: file.path.clone(),
-            err,
-        };
-        match &file.tokens {
-            Tokens::Uint16(f) => {
-                let bytes = read_at(f, position * 2, seq_len * 2).map_err(read)?;
-                row.extend(
-                    bytes
-                        .as_chunks()
-                        .0
-                        .iter()
-                        .map(|b| u32::from(u16::from_le_bytes(*b))),
-                );
-            }
-            Tokens::Uint32(f) => {
-                let bytes = read_at(f, position * 4, seq_len * 4).map_err(read)?;
-                row.extend(bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)));
-            }
-            Tokens::InMemory(tokens) => {
-                row.extend_from_slice(&tokens[position as usize..][..seq_len]);
+        for (at, id) in (position..).zip(file.tokens.read(position, self.seq_len as usize)?) {
+            match u32::try_from(id) {
+                Ok(token) if token < self.vocab_size => row.push(token),
+                _ => {
+                    return Err(Error::TokenOutsideVocabulary {
+                        path: file.tokens.path().to_owned(),
+                        position: at,
+                        id,
+                        vocab_size: self.vocab_size,
+                    });
+                }
             }
         }
-        match row[from..].iter().position(|&id| id >= self.vocab_size) {
-            None => Ok(()),
-            Some(offset) => Err(Error::TokenOutsideVocabulary {
-                path: file.path.clone(),
-                position: position + offset as u64,
-                id: row[from + offset],
-                vocab_size: self.vocab_size,
-            }),
+        Ok(())
+    }
+
+    /// The tokens of instances from all over the corpus, not many.
+    ///
+    /// # Errors
+    /// As [`Self::read_instance`].
+    pub(crate) fn sample(&self) -> Result<Vec<u32>> {
+        let n = SAMPLED_TOKENS
+            .div_ceil(self.seq_len.into())
+            .min(self.n_instances);
+        let mut tokens = Vec::new();
+        for i in 0..n {
+            let instance = u128::from(i) * u128::from(self.n_instances) / u128::from(n);
+            self.read_instance(instance as u64, &mut tokens)?;
         }
+        Ok(tokens)
     }
 }
 
-fn open_tokens(path: &Path, width: u64) -> Result<(File, u64)> {
-    let read = |err| Error::Read {
-        path: path.to_owned(),
-        err,
+fn open_file(path: &Path, source: &CorpusSource, tokens: &Tokens) -> Result<IntegerArray> {
+    let format = match source.format {
+        CorpusFormat::Uint16 => return IntegerArray::open_headerless(path, IntegerType::Uint16),
+        CorpusFormat::Uint32 => return IntegerArray::open_headerless(path, IntegerType::Uint32),
+        CorpusFormat::Npy => return IntegerArray::open_npy(path),
+        CorpusFormat::Text => TextFormat::Lines,
+        CorpusFormat::Jsonl => TextFormat::Jsonl {
+            key: source.text_field,
+        },
+        CorpusFormat::Parquet => TextFormat::Parquet {
+            column: source.text_field,
+        },
     };
-    let file = File::open(path).map_err(read)?;
-    let metadata = file.metadata().map_err(read)?;
-    if !metadata.is_file() {
-        return Err(read(io::Error::other("not a file")));
-    }
-    let n_bytes = metadata.len();
-    if !n_bytes.is_multiple_of(width) {
-        return Err(Error::OddLength {
-            path: path.to_owned(),
-            n_bytes,
-            width,
-        });
-    }
-    Ok((file, n_bytes / width))
-}
-
-/// Reading, rather than mapping: a file cut short during a run is an error, not a signal.
-fn read_at(file: &File, offset: u64, n_bytes: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; n_bytes];
-    file.read_exact_at(&mut bytes, offset)?;
-    Ok(bytes)
-}
-
-fn tokenise_documents(path: &Path, tokenizer: &Tokenizer, eos_id: u32) -> Result<Vec<u32>> {
-    let bytes = fs::read(path).map_err(|err| Error::Read {
-        path: path.to_owned(),
-        err,
+    let (path, integer) = tokens.cache.tokens(&Text {
+        path,
+        format,
+        tokenizer: tokens.tokenizer,
+        eos_id: tokens.eos_id,
     })?;
-    let text = std::str::from_utf8(&bytes).map_err(|e| Error::NotUtf8 {
-        path: path.to_owned(),
-        line: 1 + bytes[..e.valid_up_to()]
-            .iter()
-            .filter(|&&b| b == b'\n')
-            .count(),
-    })?;
-    let mut tokens = Vec::new();
-    for document in text.lines().filter(|l| !l.trim().is_empty()) {
-        tokens.extend(tokenizer.encode(document)?);
-        tokens.push(eos_id);
-    }
-    Ok(tokens)
+    IntegerArray::open_headerless(&path, integer)
 }
 
 #[cfg(test)]

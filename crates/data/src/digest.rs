@@ -1,16 +1,18 @@
 //! Hashes of a run's inputs: whole files, checkpoint directories, and corpora by their ends.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use imprint_core::CorpusFormat;
 use sha2::{Digest, Sha256};
 
-use crate::resolve::checkpoint_shards;
+use crate::hash_memo::Memo;
+use crate::token_cache::cache_directory;
 use crate::{Error, Result};
 
 /// Bytes at each end of a corpus file that its hash covers.
@@ -25,7 +27,8 @@ type FileVersion = (PathBuf, u64, SystemTime);
 /// Hashes of this process, so that twenty-four runs from one checkpoint read it once.
 static KNOWN: LazyLock<Mutex<HashMap<FileVersion, String>>> = LazyLock::new(Mutex::default);
 
-/// SHA-256 of a file's content, in hexadecimal; remembered by path, size and time of change.
+/// SHA-256 of a file's content, in hexadecimal; remembered by path, size and time of change, and
+/// of large files in the cache directory too.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -45,6 +48,12 @@ fn hash_file(path: &Path) -> io::Result<String> {
     if let Some(found) = known().get(&version) {
         return Ok(found.clone());
     }
+    let cache = cache_directory();
+    let memo = |metadata| Memo::of(cache.as_deref(), path, metadata);
+    if let Some(found) = memo(&metadata).and_then(|memo| memo.recall()) {
+        known().insert(version, found.clone());
+        return Ok(found);
+    }
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -54,17 +63,26 @@ fn hash_file(path: &Path) -> io::Result<String> {
         }
     }
     let sha256 = format!("{:x}", hasher.finalize());
-    if changed.elapsed().is_ok_and(|age| age > SETTLED) {
+    let now = file.metadata()?;
+    let is_settled = changed.elapsed().is_ok_and(|age| age > SETTLED);
+    if is_settled && (now.len(), now.modified()?) == (version.1, version.2) {
         known().insert(version, sha256.clone());
+        if let Some(memo) = memo(&now) {
+            memo.remember(&sha256);
+        }
     }
     Ok(sha256)
 }
 
-/// SHA-256 of a corpus file's length (8 bytes, little-endian), first mebibyte and last mebibyte.
+/// SHA-256 of a corpus file: of text its content, of token ids its length (8 bytes,
+/// little-endian), first mebibyte and last mebibyte.
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn corpus_file_sha256(path: &Path) -> Result<String> {
+pub fn corpus_file_sha256(path: &Path, format: CorpusFormat) -> Result<String> {
+    if format.is_text() {
+        return file_sha256(path);
+    }
     let hash = || -> io::Result<String> {
         let file = File::open(path)?;
         let n_bytes = file.metadata()?.len();
@@ -81,34 +99,6 @@ pub fn corpus_file_sha256(path: &Path) -> Result<String> {
         path: path.to_owned(),
         err,
     })
-}
-
-/// SHA-256 of a Hugging Face checkpoint directory: over the names and hashes of `config.json`, the
-/// shard index where there is one, and every `*.safetensors` file.
-///
-/// # Errors
-/// When a file cannot be read, or the index names a shard that is not there.
-pub fn checkpoint_sha256(directory: &Path) -> Result<String> {
-    checkpoint_shards(directory)?;
-    let entries = fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    let entries = entries.map_err(|err| Error::Read {
-        path: directory.to_owned(),
-        err,
-    })?;
-    let mut names: Vec<String> = entries
-        .iter()
-        .filter_map(|e| e.file_name().into_string().ok())
-        .filter(|n| {
-            n == "config.json" || n == "model.safetensors.index.json" || n.ends_with(".safetensors")
-        })
-        .collect();
-    names.sort_unstable();
-    let mut hasher = Sha256::new();
-    for name in names {
-        let sha256 = file_sha256(&directory.join(&name))?;
-        hasher.update(format!("{name}\0{sha256}\n"));
-    }
-    Ok(format!("{:x}", hasher.finalize()))
 }
 
 #[cfg(test)]

@@ -54,24 +54,52 @@ pub enum Error {
         problem: String,
     },
     #[error(
-        "{path}: {n_bytes} bytes are no whole number of {width}-byte token ids; \
-             is `data.corpus.format` right?"
+        "{path}: {n_bytes} bytes are no whole number of {width}-byte integers; is it cut short, \
+             or of another type?"
     )]
     OddLength {
         path: PathBuf,
         n_bytes: u64,
         width: u64,
     },
-    #[error("{path}: line {line} is not UTF-8")]
-    NotUtf8 { path: PathBuf, line: usize },
+    #[error("{path}: {problem}")]
+    Npy { path: PathBuf, problem: String },
+    #[error("{path}:{line}: {problem}")]
+    Line {
+        path: PathBuf,
+        line: u64,
+        problem: String,
+    },
+    #[error(
+        "cannot decompress {path} ({compression}) after line {after_line}; is the file complete?"
+    )]
+    Decompress {
+        path: PathBuf,
+        compression: String,
+        after_line: u64,
+        #[source]
+        err: io::Error,
+    },
+    #[error("{path}: {problem}")]
+    Parquet { path: PathBuf, problem: String },
+    #[error(
+        "there is no directory to keep the tokens of a text corpus in; set `IMPRINT_CACHE_DIR` \
+             in the environment"
+    )]
+    NoCache,
+    #[error("cannot start threads to tokenise with")]
+    Threads {
+        #[source]
+        err: io::Error,
+    },
     #[error(
         "{path}: token {position} is {id}, outside the tokenizer's vocabulary of {vocab_size}; \
-             do corpus, `data.corpus.format` and tokenizer belong together?"
+             is `data.corpus.format` the type of its ids, and is it this tokenizer's corpus?"
     )]
     TokenOutsideVocabulary {
         path: PathBuf,
         position: u64,
-        id: u32,
+        id: i64,
         vocab_size: u32,
     },
     #[error("no file of the corpus holds {seq_len} tokens, which is one instance")]
@@ -97,6 +125,51 @@ pub enum Error {
              set `data.corpus.order = \"sequential\"`"
     )]
     TooManyToShuffle { n_instances: u64 },
+    #[error(
+        "{path}: index {position} is {index}, but the corpus has {n_instances} instances; is the \
+             corpus complete, and are its files, their order and `data.seq_len` those that the \
+             order was made for?"
+    )]
+    OrderPastData {
+        path: PathBuf,
+        position: u64,
+        index: i64,
+        n_instances: u64,
+    },
+    #[error(
+        "{path}: index {position} is {index}; an order file holds unsigned 32-bit indices, or a \
+             NumPy header that says otherwise"
+    )]
+    NegativeIndex {
+        path: PathBuf,
+        position: u64,
+        index: i64,
+    },
+    #[error("{path} holds no indices")]
+    EmptyOrder { path: PathBuf },
+    #[error(
+        "{path} has {n_indices} indices, but {steps} steps of {batch_size} rows from instance \
+             {start_instance} need {end}; is it cut short? Without it, \
+             `order = {{ kind = \"pcg64\", … }}` computes OLMo's order"
+    )]
+    OrderTooShort {
+        path: PathBuf,
+        n_indices: u64,
+        steps: u32,
+        batch_size: u32,
+        start_instance: u64,
+        end: u64,
+    },
+    #[error(
+        "the corpus has {n_instances} instances, and `data.corpus.order.n_instances` says \
+             {expected}: its shuffle would be another; is a file missing?"
+    )]
+    OrderOfOtherCorpus { expected: u64, n_instances: u64 },
+    #[error(
+        "`data.corpus.order.world_size` is {world_size}, but the corpus has {n_instances} \
+             instances"
+    )]
+    WorldTooLarge { world_size: u64, n_instances: u64 },
     #[error("scenario `{scenario}` does not fit the facts")]
     Scenario {
         scenario: String,

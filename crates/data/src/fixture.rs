@@ -18,6 +18,8 @@ pub(crate) struct Fixture {
     pub batch_sizes: Vec<u32>,
     pub seq_len: u32,
     pub steps: u32,
+    /// Further lines of `[data]`.
+    pub data: String,
     /// Further lines of `[data.corpus]`.
     pub corpus: String,
     /// Lines of the checkpoint's table after its name.
@@ -35,6 +37,7 @@ impl Fixture {
             batch_sizes: vec![4],
             seq_len: 10,
             steps: 25,
+            data: String::new(),
             corpus: r#"format = "uint16""#.to_owned(),
             checkpoint: "init = { hidden_size = 8, intermediate_size = 8, num_hidden_layers = 1, \
                          num_attention_heads = 1 }"
@@ -59,6 +62,7 @@ impl Fixture {
             batch_sizes,
             seq_len,
             steps,
+            data,
             corpus,
             checkpoint,
             tables,
@@ -74,6 +78,7 @@ impl Fixture {
             tokenizer = "tokenizer.json"
             eos = "<|eos|>"
             seq_len = {seq_len}
+            {data}
             [data.corpus]
             files = ["corpus"]
             {corpus}

@@ -1,17 +1,13 @@
 //! From the files that an experiment names to the inputs of its expansion.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use imprint_core::{
-    CheckpointIdentity, CheckpointSource, CheckpointSpec, ExperimentSpec, OptimizerStart,
-    ResolvedInputs, SpecHash,
-};
-use serde_json::Value;
-
-use crate::digest::{checkpoint_sha256, corpus_file_sha256, file_sha256};
+use crate::checkpoint::CheckpointFiles;
+use crate::digest::{corpus_file_sha256, file_sha256};
 use crate::{Error, Result, Tokenizer, load_facts};
+use imprint_core::learning_rate::SettleError;
+use imprint_core::{
+    CheckpointIdentity, CheckpointSource, CheckpointSpec, CorpusOrder, ExperimentSpec,
+    OptimizerStart, ResolvedInputs, SpecHash,
+};
 
 /// What expansion needs and the experiment file lacks: facts, vocabulary, and every hash.
 ///
@@ -25,6 +21,7 @@ pub fn resolve(
     parent: impl Fn(&str) -> Option<SpecHash>,
 ) -> Result<ResolvedInputs> {
     let data = &spec.data;
+    let counts_tokens = spec.training.learning_rate.counts_tokens();
     let tokenizer = Tokenizer::open(&data.tokenizer)?;
     tokenizer.eos_id(&data.eos)?;
     Ok(ResolvedInputs {
@@ -36,12 +33,16 @@ pub fn resolve(
             .corpus
             .files
             .iter()
-            .map(|path| corpus_file_sha256(path))
+            .map(|path| corpus_file_sha256(path, data.corpus.format))
             .collect::<Result<_>>()?,
+        order_sha256: match &data.corpus.order {
+            CorpusOrder::File { path } => Some(file_sha256(path)?),
+            CorpusOrder::Shuffled | CorpusOrder::Sequential | CorpusOrder::Pcg64(_) => None,
+        },
         checkpoints: spec
             .checkpoint
             .iter()
-            .map(|c| checkpoint(c, tokenizer.vocab_size(), &parent))
+            .map(|c| checkpoint(c, tokenizer.vocab_size(), counts_tokens, &parent))
             .collect::<Result<_>>()?,
     })
 }
@@ -49,6 +50,7 @@ pub fn resolve(
 fn checkpoint(
     spec: &CheckpointSpec,
     tokenizer_vocab_size: u32,
+    counts_tokens: bool,
     parent: impl Fn(&str) -> Option<SpecHash>,
 ) -> Result<(CheckpointIdentity, CheckpointSource)> {
     let refuse = |problem: String| Error::Checkpoint {
@@ -65,12 +67,31 @@ fn checkpoint(
     };
     match (&spec.path, &spec.run, &spec.init) {
         (Some(path), None, None) => {
-            fits(config_vocab_size(path)?)?;
+            let files = CheckpointFiles::find(path)?;
+            if let Some(vocab_size) = files.vocab_size()? {
+                fits(vocab_size)?;
+            }
+            let has_moments = files.optimizer.is_some();
+            let optimizer = spec.optimizer.unwrap_or(match has_moments {
+                true => OptimizerStart::Load,
+                false => OptimizerStart::RESET,
+            });
+            if optimizer == OptimizerStart::Load && !has_moments {
+                return Err(refuse(format!(
+                    "{} has no optimizer moments to load; use `optimizer = \"reset\"`, or \
+                     `{{ reset = {{ warmup_steps = … }} }}` to start them gently",
+                    path.display()
+                )));
+            }
+            if counts_tokens && spec.tokens_seen.is_none() && files.trainer_state.is_none() {
+                return Err(refuse(SettleError::UnknownTokens.to_string()));
+            }
             Ok((
                 CheckpointIdentity::Directory {
-                    sha256: checkpoint_sha256(path)?,
-                    global_step: spec.global_step.unwrap_or(0),
-                    optimizer: spec.optimizer.unwrap_or(OptimizerStart::Reset),
+                    sha256: files.sha256(optimizer == OptimizerStart::Load)?,
+                    global_step: spec.global_step,
+                    tokens_seen: spec.tokens_seen,
+                    optimizer,
                 },
                 CheckpointSource::Directory { path: path.clone() },
             ))
@@ -108,66 +129,6 @@ fn checkpoint(
             "give exactly one of `path`, `run` (with `step`) and `init`".to_owned(),
         )),
     }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let text = fs::read(path).map_err(|err| Error::Read {
-        path: path.to_owned(),
-        err,
-    })?;
-    serde_json::from_slice(&text).map_err(|err| Error::Json {
-        path: path.to_owned(),
-        err,
-    })
-}
-
-fn config_vocab_size(directory: &Path) -> Result<u64> {
-    let path = directory.join("config.json");
-    read_json(&path)?["vocab_size"]
-        .as_u64()
-        .ok_or_else(|| Error::CheckpointDirectory {
-            path,
-            problem: "`vocab_size` is missing or no number".to_owned(),
-        })
-}
-
-/// The weight files of a Hugging Face directory, by name: those of the shard index, else
-/// `model.safetensors`.
-///
-/// # Errors
-/// When one of them is not there.
-pub(crate) fn checkpoint_shards(directory: &Path) -> Result<Vec<PathBuf>> {
-    let refuse = |path: &Path, problem: String| Error::CheckpointDirectory {
-        path: path.to_owned(),
-        problem,
-    };
-    let index = directory.join("model.safetensors.index.json");
-    if !index.exists() {
-        let single = directory.join("model.safetensors");
-        if single.is_file() {
-            return Ok(vec![single]);
-        }
-        let problem = "holds neither model.safetensors nor model.safetensors.index.json";
-        return Err(refuse(directory, problem.to_owned()));
-    }
-    let json = read_json(&index)?;
-    let map = json["weight_map"]
-        .as_object()
-        .ok_or_else(|| refuse(&index, "`weight_map` is missing".to_owned()))?;
-    let names: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
-    names
-        .into_iter()
-        .map(|name| {
-            let shard = directory.join(name);
-            if shard.is_file() {
-                return Ok(shard);
-            }
-            Err(refuse(
-                &index,
-                format!("names the shard {name}, which is not there"),
-            ))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A `tokenizer.json`, and probes as tokens.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use imprint_core::{Probe, TokenizedProbe};
@@ -65,6 +66,18 @@ impl Tokenizer {
     /// The id of a token, given its exact text.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The special tokens by their ids, such as those that open and close sequences.
+    pub(crate) fn special_tokens(&self) -> BTreeMap<u32, String> {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        let special = added.filter(|(_, token)| token.special);
+        special.map(|(id, token)| (id, token.content)).collect()
+    }
+
+    /// The file that it was read from.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The id of the end-of-sequence token.

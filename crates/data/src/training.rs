@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use imprint_core::{
-    CorpusFormat, Fact, FactId, Injection, InjectionText, Probe, RunSpec, Schedule, TokenizedProbe,
-    probe_set,
+    Fact, FactId, Injection, InjectionText, OrderIdentity, Probe, RunSpec, Schedule,
+    TokenizedProbe, probe_set,
 };
 
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, CorpusSource, Tokens};
 use crate::digest::{corpus_file_sha256, file_sha256};
 use crate::inspection::Inspection;
-use crate::order::DataOrder;
-use crate::{Error, Result, Tokenizer, injection, load_facts};
+use crate::order::{DataOrder, OrderFile};
+use crate::token_cache::TokenCache;
+use crate::{Error, Result, Tokenizer, injection, load_facts, warnings};
 
 /// Everything that a run trains on and asks, checked as a whole before anything starts.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub struct TrainingData {
     batch_size: u32,
     seq_len: u32,
     start_instance: u64,
+    document_mask: bool,
 }
 
 /// What is read from files; runs of one experiment share it.
@@ -39,6 +41,8 @@ struct Inputs {
     tokenizer: Tokenizer,
     eos_id: u32,
     corpus: Corpus,
+    order: Option<Arc<OrderFile>>,
+    warnings: Vec<String>,
 }
 
 /// The global batch of one update.
@@ -88,9 +92,8 @@ impl Batch {
 struct InputsKey<'a> {
     facts: &'a Path,
     tokenizer: &'a Path,
-    corpus: &'a [PathBuf],
-    format: CorpusFormat,
-    seq_len: u32,
+    corpus: CorpusSource<'a>,
+    order: Option<&'a PathBuf>,
     eos: &'a str,
 }
 
@@ -99,23 +102,47 @@ impl<'a> InputsKey<'a> {
         Self {
             facts: &run.files.facts,
             tokenizer: &run.files.tokenizer,
-            corpus: &run.files.corpus,
-            format: run.identity.corpus.format,
-            seq_len: run.identity.seq_len,
+            corpus: CorpusSource {
+                files: &run.files.corpus,
+                format: run.identity.corpus.format,
+                text_field: run
+                    .identity
+                    .corpus
+                    .text_field
+                    .as_deref()
+                    .unwrap_or_default(),
+                seq_len: run.identity.seq_len,
+            },
+            order: run.files.order.as_ref(),
             eos: &run.identity.eos,
         }
     }
 }
 
 impl Inputs {
-    fn load(key: &InputsKey) -> Result<Self> {
+    fn load(key: &InputsKey, cache: &TokenCache) -> Result<Self> {
         let tokenizer = Tokenizer::open(key.tokenizer)?;
         let eos_id = tokenizer.eos_id(key.eos)?;
+        let facts = load_facts(key.facts)?;
+        let order = key.order.map(|path| OrderFile::open(path)).transpose()?;
+        let tokens = Tokens {
+            tokenizer: &tokenizer,
+            eos_id,
+            cache,
+        };
+        let corpus = Corpus::open(&key.corpus, &tokens)?;
+        let sample = corpus.sample()?;
+        let mut warnings = warnings::of_tokens(&sample, &key.corpus, &tokenizer, key.eos, eos_id);
+        if let Some(order) = &order {
+            warnings.extend(warnings::of_order(order, corpus.n_instances()));
+        }
         Ok(Self {
-            facts: load_facts(key.facts)?,
-            corpus: Corpus::open(key.corpus, key.format, key.seq_len, &tokenizer, eos_id)?,
+            facts,
             tokenizer,
             eos_id,
+            corpus,
+            order: order.map(Arc::new),
+            warnings,
         })
     }
 }
@@ -125,6 +152,7 @@ impl Inputs {
 /// # Errors
 /// The first thing that would stop a run, under the run's label.
 pub fn visit_plans(runs: &[RunSpec], mut visit: impl FnMut(&RunSpec, &TrainingData)) -> Result<()> {
+    let cache = TokenCache::of_user();
     let mut loaded: Option<(InputsKey, Arc<Inputs>)> = None;
     for run in runs {
         let mut open = || {
@@ -133,7 +161,7 @@ pub fn visit_plans(runs: &[RunSpec], mut visit: impl FnMut(&RunSpec, &TrainingDa
             let inputs = match &loaded {
                 Some((known, inputs)) if *known == key => inputs.clone(),
                 _ => {
-                    let inputs = Arc::new(Inputs::load(&key)?);
+                    let inputs = Arc::new(Inputs::load(&key, &cache)?);
                     loaded = Some((key, inputs.clone()));
                     inputs
                 }
@@ -181,7 +209,11 @@ fn check_unchanged(run: &RunSpec) -> Result<()> {
         &identity.tokenizer_sha256,
     )?;
     for (path, then) in files.corpus.iter().zip(corpus_sha256) {
-        same(path, corpus_file_sha256(path)?, then)?;
+        let now = corpus_file_sha256(path, identity.corpus.format)?;
+        same(path, now, then)?;
+    }
+    if let (Some(path), OrderIdentity::File { sha256 }) = (&files.order, &identity.corpus.order) {
+        same(path, file_sha256(path)?, sha256)?;
     }
     Ok(())
 }
@@ -194,8 +226,12 @@ impl TrainingData {
     /// shorter than the run; when a probe's target has no tokens of its own; when an injection comes
     /// after the last update or does not fit the batch.
     pub fn open(run: &RunSpec) -> Result<Self> {
+        Self::open_with(run, &TokenCache::of_user())
+    }
+
+    fn open_with(run: &RunSpec, cache: &TokenCache) -> Result<Self> {
         check_unchanged(run)?;
-        Self::plan(run, Arc::new(Inputs::load(&InputsKey::of(run))?))
+        Self::plan(run, Arc::new(Inputs::load(&InputsKey::of(run), cache)?))
     }
 
     fn plan(run: &RunSpec, inputs: Arc<Inputs>) -> Result<Self> {
@@ -209,7 +245,12 @@ impl TrainingData {
             })?;
         let probes = probe_set(&inputs.facts, id.probing.swap.then_some(&schedule));
         let data = Self {
-            order: DataOrder::new(id.corpus.order, id.seed, inputs.corpus.n_instances())?,
+            order: DataOrder::new(
+                &id.corpus.order,
+                id.seed,
+                inputs.corpus.n_instances(),
+                inputs.order.clone(),
+            )?,
             texts: inputs.tokenise_texts(&schedule)?,
             tokenized_probes: probes
                 .iter()
@@ -226,6 +267,7 @@ impl TrainingData {
             batch_size: id.batch_size,
             seq_len: id.seq_len,
             start_instance: id.corpus.start_instance,
+            document_mask: id.document_mask,
         };
         data.check_corpus(id.corpus.max_epochs)?;
         data.check_probes()?;
@@ -234,11 +276,21 @@ impl TrainingData {
     }
 
     fn check_corpus(&self, max_epochs: u32) -> Result<()> {
-        let n_instances = self.inputs.corpus.n_instances();
+        let n_instances = self.order.epoch_len();
         let needed = u64::from(self.n_updates) * u64::from(self.batch_size);
         let end = self.start_instance.saturating_add(needed);
         if end <= n_instances.saturating_mul(u64::from(max_epochs)) {
             return Ok(());
+        }
+        if let Some(path) = self.order.file() {
+            return Err(Error::OrderTooShort {
+                path: path.to_owned(),
+                n_indices: n_instances,
+                steps: self.n_updates,
+                batch_size: self.batch_size,
+                start_instance: self.start_instance,
+                end,
+            });
         }
         Err(Error::CorpusTooShort {
             steps: self.n_updates,
@@ -343,7 +395,7 @@ impl TrainingData {
         let seq_len = self.seq_len as usize;
         let start = self.start_instance + u64::from(step) * u64::from(self.batch_size);
         let mut tokens = Vec::with_capacity(self.batch_size as usize * seq_len);
-        for instance in self.order.instances(start, self.batch_size) {
+        for instance in self.order.instances(start, self.batch_size)? {
             self.inputs.corpus.read_instance(instance, &mut tokens)?;
         }
         let injections = self.schedule.at(step);
@@ -409,6 +461,17 @@ impl TrainingData {
     /// The steps at which the run's probes are read, ascending, always with 0 and the last.
     pub fn reading_steps(&self) -> &[u32] {
         &self.reading_steps
+    }
+
+    /// The end-of-sequence token at which attention stops, where documents are masked from each
+    /// other.
+    pub fn document_mask(&self) -> Option<u32> {
+        self.document_mask.then_some(self.inputs.eos_id)
+    }
+
+    /// What is allowed but looks wrong, each in one line.
+    pub fn warnings(&self) -> &[String] {
+        &self.inputs.warnings
     }
 
     /// The tokenizer's vocabulary: every token of a batch or a probe is below it.

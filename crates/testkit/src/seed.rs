@@ -2,7 +2,7 @@
 
 use imprint_core::{
     Arm, ArmSteps, ArmText, CheckpointIdentity, CheckpointSource, CorpusFormat, CorpusManifest,
-    CorpusOrder, FactRange, LearningRate, ModelSpec, OptimizerSpec, Placement, Precision,
+    FactRange, LearningRate, ModelSpec, OptimizerSpec, OrderIdentity, Placement, Precision,
     ProbingSpec, ResourcesSpec, RunFiles, RunIdentity, RunSpec, SavingSpec, Scenario, Stagger,
     TrainingSpec,
 };
@@ -59,7 +59,8 @@ impl SeedRun {
                 tokenizer_sha256: "tokenizer".to_owned(),
                 corpus: CorpusManifest {
                     format: CorpusFormat::Uint16,
-                    order: CorpusOrder::Sequential,
+                    text_field: None,
+                    order: OrderIdentity::Sequential,
                     max_epochs: 1,
                     start_instance: 0,
                     files_sha256: vec!["corpus".to_owned()],
@@ -94,13 +95,10 @@ impl SeedRun {
                 seq_len: 8,
                 seed: 0,
                 eos: "<|endoftext|>".to_owned(),
+                document_mask: false,
                 training: TrainingSpec {
                     steps: self.n_updates,
-                    learning_rate: LearningRate::Constant {
-                        peak: 1e-3,
-                        warmup_steps: 0,
-                        zero_from_step: None,
-                    },
+                    learning_rate: LearningRate::constant(1e-3),
                     optimizer: OptimizerSpec::default(),
                     precision: Precision::Float32,
                     micro_batch_rows: None,
@@ -111,6 +109,7 @@ impl SeedRun {
                 facts: "facts.json".into(),
                 tokenizer: "tokenizer.json".into(),
                 corpus: vec!["corpus.npy".into()],
+                order: None,
                 checkpoint: CheckpointSource::Scratch,
             },
             saving: SavingSpec::default(),

@@ -57,6 +57,7 @@ fn inputs() -> ResolvedInputs {
         tokenizer_sha256: "t".into(),
         tokenizer_vocab_size: 100,
         corpus_sha256: vec!["c".into()],
+        order_sha256: None,
         checkpoints: vec![(
             CheckpointIdentity::Run {
                 run: SpecHash("parent".into()),
@@ -116,7 +117,7 @@ fn unknown_keys_are_named_with_line_and_column() {
                |
             11 | seqlen = 3
                | ^^^^^^
-            unknown field `seqlen`, expected one of `facts`, `tokenizer`, `corpus`, `seq_len`, `eos`"#]],
+            unknown field `seqlen`, expected one of `facts`, `tokenizer`, `corpus`, `seq_len`, `eos`, `document_mask`"#]],
     );
 }
 
@@ -145,6 +146,91 @@ fn impossible_values_name_their_field() {
 }
 
 #[test]
+fn steps_to_keep_are_a_list_or_a_rule() {
+    let keep = |value: &str| {
+        let text = format!("{FILE}\n[saving]\nkeep = {value}");
+        parse(&text).map(|spec| spec.saving.keep)
+    };
+    assert_eq!(keep("[20, 4]").unwrap(), [4, 20]);
+    assert_eq!(
+        keep("{ powers_of_two_up_to = 16, steps = [30] }").unwrap(),
+        [1, 2, 4, 8, 16, 30]
+    );
+    assert_eq!(
+        keep("{ log_spaced = { per_decade = 3, up_to = 30 } }").unwrap(),
+        [1, 2, 5, 10, 22]
+    );
+    for (value, want) in [
+        ("{ powers_of_2 = 3 }", "expected a list of steps"),
+        ("[31]", "step 31 is after the last step 30"),
+        ("[0]", "step 0 is the checkpoint itself"),
+        (
+            "{ log_spaced = { per_decade = 0, up_to = 3 } }",
+            "`log_spaced.per_decade` must be 1 at least",
+        ),
+    ] {
+        let error = keep(value).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+}
+
+#[test]
+fn moments_are_loaded_or_reset_and_warmed_up_again() {
+    let start = |value: &str| {
+        let text = FILE.replacen("step = 500", &format!("step = 500\noptimizer = {value}"), 1);
+        parse(&text).map(|spec| spec.checkpoint[0].optimizer.unwrap())
+    };
+    assert_eq!(start("'load'").unwrap(), OptimizerStart::Load);
+    assert_eq!(start("'reset'").unwrap(), OptimizerStart::RESET);
+    let rewarmed = start("{ reset = { warmup_steps = 10 } }").unwrap();
+    let shares = [0, 5, 9, 10, 99].map(|step| rewarmed.share_of_rate(step));
+    assert_eq!(shares, [0.0, 0.5, 0.9, 1.0, 1.0]);
+    let from_half = start("{ reset = { warmup_steps = 10, from = 0.5 } }").unwrap();
+    assert_eq!(from_half.share_of_rate(0), 0.5);
+    assert_eq!(
+        start("{ reset = { warmup_steps = 0 } }").unwrap(),
+        OptimizerStart::RESET
+    );
+    for start in [OptimizerStart::Load, OptimizerStart::RESET, rewarmed] {
+        let json = serde_json::to_string(&start).unwrap();
+        assert_eq!(
+            serde_json::from_str::<OptimizerStart>(&json).unwrap(),
+            start
+        );
+    }
+    for (value, want) in [
+        ("'rest'", "expected \"load\", \"reset\" or"),
+        (
+            "{ reset = { warmup_steps = 10, from = 2.0 } }",
+            "is a share of the schedule's rate",
+        ),
+    ] {
+        let error = start(value).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+}
+
+#[test]
+fn the_clip_is_wider_in_a_models_first_updates() {
+    let file =
+        format!("{FILE}\n[training.optimizer]\nclip_warmup = {{ factor = 10, steps = 1000 }}");
+    let optimizer = parse(&file).unwrap().training.optimizer;
+    assert_eq!(optimizer.clip_of_update(0, 0), 10.0);
+    assert_eq!(optimizer.clip_of_update(0, 999), 10.0);
+    assert_eq!(optimizer.clip_of_update(0, 1000), 1.0);
+    assert_eq!(optimizer.clip_of_update(40_000, 0), 1.0);
+}
+
+#[test]
+fn a_gpus_memory_is_given_where_the_micro_batch_is_not() {
+    let cuda = format!("{FILE}\n[resources]\ndevice = 'cuda:0'");
+    let error = parse(&cuda).unwrap_err().to_string();
+    assert!(error.contains("resources.memory_gib"), "{error}");
+    assert!(parse(&format!("{cuda}\nmemory_gib = 80")).is_ok());
+    assert!(parse(&cuda.replacen("steps = 30", "steps = 30\nmicro_batch_rows = 4", 1)).is_ok());
+}
+
+#[test]
 fn an_unknown_scenario_is_named() {
     let spec = parse(&FILE.replace("\"mine\"]", "\"mnie\"]")).unwrap();
     let error = spec.expand(&inputs()).unwrap_err().to_string();
@@ -152,4 +238,36 @@ fn an_unknown_scenario_is_named() {
         error.contains("scenario `mnie` is neither built in"),
         "{error}"
     );
+}
+
+/// The example that explains every key, and what it says in comments.
+#[test]
+fn the_explained_example_is_true() {
+    let text = include_str!("../../../../experiments/paper.toml");
+    let spec = parse(text).unwrap();
+    assert_eq!(spec.checkpoint[0].optimizer, Some(OptimizerStart::RESET));
+    let kinds = text.lines().filter_map(|line| {
+        let at = line.find("{ kind = ")?;
+        let is_schedule = line.contains("peak = ") || line.contains("points = ");
+        (line.starts_with('#') && is_schedule).then(|| line[at..].replace('…', "900_000"))
+    });
+    let mut n = 0;
+    for kind in kinds {
+        let end = kind.find('}').unwrap();
+        let rate = format!("learning_rate = {}", &kind[..=end]).replacen(
+            "peak = 900_000",
+            "peak = 1e-4",
+            1,
+        );
+        let uncommented = text
+            .lines()
+            .map(|line| match line.starts_with("learning_rate") {
+                true => rate.as_str(),
+                false => line,
+            });
+        let text: Vec<&str> = uncommented.collect();
+        parse(&text.join("\n")).unwrap_or_else(|e| panic!("{rate}: {e}"));
+        n += 1;
+    }
+    assert_eq!(n, 5);
 }

@@ -1,33 +1,48 @@
+use std::fs::{self, File};
+
 use super::*;
 use crate::fixture::{Fixture, VOCAB_SIZE};
 
 struct Files {
     fixture: Fixture,
     tokenizer: Tokenizer,
+    cache: TokenCache,
 }
 
 impl Files {
     fn new() -> Self {
         let fixture = Fixture::new(&[]);
-        let tokenizer = Tokenizer::open(&fixture.path("tokenizer.json")).unwrap();
-        Self { fixture, tokenizer }
+        Self {
+            tokenizer: Tokenizer::open(&fixture.path("tokenizer.json")).unwrap(),
+            cache: TokenCache::at(&fixture.path("cache")),
+            fixture,
+        }
     }
 
     fn uint16(&self, name: &str, tokens: impl IntoIterator<Item = u16>) -> PathBuf {
-        self.bytes(
-            name,
-            tokens.into_iter().flat_map(u16::to_le_bytes).collect(),
-        )
+        let bytes: Vec<u8> = tokens.into_iter().flat_map(u16::to_le_bytes).collect();
+        self.bytes(name, &bytes)
     }
 
-    fn bytes(&self, name: &str, bytes: Vec<u8>) -> PathBuf {
+    fn bytes(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.fixture.path(name);
         fs::write(&path, bytes).unwrap();
         path
     }
 
-    fn open(&self, paths: &[PathBuf], format: CorpusFormat, seq_len: u32) -> Result<Corpus> {
-        Corpus::open(paths, format, seq_len, &self.tokenizer, 0)
+    fn open(&self, files: &[PathBuf], format: CorpusFormat, seq_len: u32) -> Result<Corpus> {
+        let source = CorpusSource {
+            files,
+            format,
+            text_field: "text",
+            seq_len,
+        };
+        let tokens = Tokens {
+            tokenizer: &self.tokenizer,
+            eos_id: 0,
+            cache: &self.cache,
+        };
+        Corpus::open(&source, &tokens)
     }
 }
 
@@ -60,21 +75,55 @@ fn each_file_is_cut_on_its_own_and_its_rest_dropped() {
 #[test]
 fn uint32_tokens_are_read_little_endian() {
     let files = Files::new();
-    let bytes = [7u32, 1000, 3, 9]
-        .into_iter()
-        .flat_map(u32::to_le_bytes)
-        .collect();
-    let path = files.bytes("c", bytes);
+    let bytes = [7u32, 1000, 3, 9].map(u32::to_le_bytes).concat();
+    let path = files.bytes("c", &bytes);
     let corpus = files.open(&[path], CorpusFormat::Uint32, 2).unwrap();
     assert_eq!(instances(&corpus), [[7, 1000], [3, 9]]);
 }
 
 #[test]
+fn tokens_under_a_numpy_header_are_read() {
+    let files = Files::new();
+    let header = "{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n";
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend([5i64, 6, -7].map(i64::to_le_bytes).concat());
+    let path = files.bytes("c.npy", &bytes);
+    let corpus = files.open(&[path], CorpusFormat::Npy, 1).unwrap();
+    let mut row = Vec::new();
+    corpus.read_instance(1, &mut row).unwrap();
+    assert_eq!(row, [6]);
+    let error = corpus.read_instance(2, &mut row).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::TokenOutsideVocabulary {
+            position: 2,
+            id: -7,
+            ..
+        }
+    ));
+}
+
+#[test]
 fn documents_of_a_text_are_closed_by_the_end_of_sequence() {
     let files = Files::new();
-    let path = files.bytes("c", b"w0 w1\n\nw2\r\nw3 w4 w5".to_vec());
+    let path = files.bytes("c", b"w0 w1\n\nw2\r\nw3 w4 w5");
     let corpus = files.open(&[path], CorpusFormat::Text, 3).unwrap();
     assert_eq!(instances(&corpus), [[1, 2, 0], [3, 0, 4], [5, 6, 0]]);
+}
+
+#[test]
+fn json_lines_become_tokens() {
+    let files = Files::new();
+    let lines = b"{\"text\": \"w0 w1\"}\n{\"id\": 7, \"text\": \"w2 w3\"}";
+    for path in [
+        files.bytes("c.jsonl", lines),
+        files.bytes("c.jsonl.zst", &zstd::encode_all(&lines[..], 0).unwrap()),
+    ] {
+        let corpus = files.open(&[path], CorpusFormat::Jsonl, 3).unwrap();
+        assert_eq!(instances(&corpus), [[1, 2, 0], [3, 4, 0]]);
+    }
 }
 
 #[test]
@@ -87,6 +136,7 @@ fn a_file_of_holes_is_read_where_it_is_needed() {
     let mut row = Vec::new();
     corpus.read_instance((1 << 29) - 1, &mut row).unwrap();
     assert_eq!(row, vec![0; 1024]);
+    assert_eq!(corpus.sample().unwrap().len(), 1 << 17);
 }
 
 #[test]
@@ -120,9 +170,9 @@ fn a_file_cut_short_while_it_is_used_is_an_error() {
 fn files_that_are_no_corpus_are_refused() {
     let files = Files::new();
     let missing = [files.fixture.path("missing")];
-    let odd = [files.bytes("odd", vec![0; 5])];
+    let odd = [files.bytes("odd", &[0; 5])];
     let short = [files.uint16("short", 0..2)];
-    let latin = [files.bytes("latin", b"w0\nw1\n\xe9\n".to_vec())];
+    let latin = [files.bytes("latin", b"w0\nw1\n\xe9\n")];
     let open = |paths: &[PathBuf], format| files.open(paths, format, 3).unwrap_err();
     assert!(matches!(
         open(&missing, CorpusFormat::Uint16),
@@ -151,6 +201,7 @@ fn files_that_are_no_corpus_are_refused() {
     ));
     assert!(matches!(
         open(&latin, CorpusFormat::Text),
-        Error::NotUtf8 { line: 3, .. }
+        Error::Line { line: 3, .. }
     ));
+    assert!(matches!(open(&short, CorpusFormat::Npy), Error::Npy { .. }));
 }

@@ -1,6 +1,10 @@
+use std::fs;
+
 use expect_test::{Expect, expect};
+use imprint_core::CorpusFormat;
 
 use super::*;
+use crate::checkpoint_sha256;
 use crate::fixture::{Fixture, VOCAB_SIZE, fact};
 
 fn fixture(checkpoint: &str) -> Fixture {
@@ -43,13 +47,14 @@ fn files_become_hashes() {
     );
     assert_eq!(
         inputs.corpus_sha256,
-        [corpus_file_sha256(&fixture.path("corpus")).unwrap()]
+        [corpus_file_sha256(&fixture.path("corpus"), CorpusFormat::Uint16).unwrap()]
     );
     let path = fixture.path("ckpt");
     let identity = CheckpointIdentity::Directory {
-        sha256: checkpoint_sha256(&path).unwrap(),
-        global_step: 0,
-        optimizer: OptimizerStart::Reset,
+        sha256: checkpoint_sha256(&path, false).unwrap(),
+        global_step: None,
+        tokens_seen: None,
+        optimizer: OptimizerStart::RESET,
     };
     assert_eq!(
         inputs.checkpoints,
@@ -104,14 +109,18 @@ fn incomplete_checkpoints_are_refused() {
 
     refuses(
         &fixture(r#"path = "elsewhere""#),
-        &expect!["cannot read DIR/elsewhere/config.json"],
+        &expect![
+            "DIR/elsewhere: holds no weights: no model.safetensors, no pytorch_model.bin and no index of shards"
+        ],
     );
 
     let no_weights = fixture(r#"path = ".""#);
     fs::write(no_weights.path("config.json"), r#"{"vocab_size":2000}"#).unwrap();
     refuses(
         &no_weights,
-        &expect!["DIR/.: holds neither model.safetensors nor model.safetensors.index.json"],
+        &expect![
+            "DIR/.: holds no weights: no model.safetensors, no pytorch_model.bin and no index of shards"
+        ],
     );
 
     refuses(

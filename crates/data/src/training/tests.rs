@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::{Fixture, fact};
+use crate::token_cache::TokenCache;
 
 const SHOW_ALL: &str = r#"
     [[scenario.show.arm]]
@@ -162,6 +163,244 @@ fn a_longer_run_passes_over_the_corpus_again_if_it_may() {
         error,
         "step 50 is not an update of this run: they are 0 to 49"
     );
+}
+
+/// The rows of the updates, one after the other.
+fn rows(data: &TrainingData, steps: std::ops::Range<u32>) -> Vec<Vec<u32>> {
+    let batches = steps.map(|step| data.batch(step).unwrap());
+    batches
+        .flat_map(|b| (0..b.batch_size).map(move |row| b.row(row).to_vec()))
+        .collect()
+}
+
+/// The row of ten tokens that is instance `i` of the fixture's corpus.
+fn instance(i: u32) -> Vec<u32> {
+    (10 * i..10 * i + 10).collect()
+}
+
+#[test]
+fn every_order_starts_at_any_instance_and_goes_over_epochs() {
+    let mut fixture = fixture(&[3]);
+    fixture.scenario = "none".to_owned();
+    let orders = [
+        r#"order = "sequential""#,
+        r#"order = "shuffled""#,
+        r#"order = { kind = "pcg64", seed = 6198 }"#,
+        r#"order = { kind = "pcg64", seed = 6198, epoch = 3, world_size = 8 }"#,
+    ];
+    for order in orders {
+        let open = |start: u32, steps: u32| {
+            let mut fixture = fixture_of(&fixture, order, start);
+            fixture.steps = steps;
+            TrainingData::open(&fixture.run()).unwrap()
+        };
+        let whole = rows(&open(0, 60), 0..60);
+        for start in [1, 96, 97, 100, 131] {
+            let later = rows(&open(start, 20), 0..20);
+            assert_eq!(
+                later,
+                whole[start as usize..][..80],
+                "{order}, from {start}"
+            );
+        }
+    }
+}
+
+/// The same inputs under another order, three epochs of it.
+fn fixture_of(fixture: &Fixture, order: &str, start_instance: u32) -> Fixture {
+    let mut other = Fixture::new(&[fact(0, 3, 1)]);
+    other.scenario.clone_from(&fixture.scenario);
+    other.tables.clone_from(&fixture.tables);
+    other.corpus =
+        format!("format = \"uint16\"\nmax_epochs = 3\nstart_instance = {start_instance}\n{order}");
+    other
+}
+
+#[test]
+fn olmos_order_is_numpys_shuffle_of_the_instances() {
+    let mut fixture = fixture(&[3]);
+    fixture.scenario = "none".to_owned();
+    fs::write(
+        fixture.path("corpus"),
+        (0..100u16).flat_map(u16::to_le_bytes).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    fixture.batch_sizes = vec![2];
+    fixture.steps = 8;
+    fixture.corpus += "\nmax_epochs = 2\norder = { kind = \"pcg64\", seed = 6198, world_size = 4 }";
+    let data = TrainingData::open(&fixture.run()).unwrap();
+    let order = [2, 4, 7, 3, 8, 9, 0, 6, 6, 4, 1, 8, 3, 2, 5, 9];
+    assert_eq!(rows(&data, 0..8), order.map(instance));
+
+    fixture.steps = 9;
+    refuses(
+        &fixture,
+        &expect![
+            "the corpus is shorter than the run: 9 steps of 2 rows from instance 0 need 18 instances of 10 tokens; the corpus has 8, times `max_epochs` 2; set `data.corpus.max_epochs = 3` or train less"
+        ],
+    );
+}
+
+#[test]
+fn an_order_file_is_followed_as_far_as_it_goes() {
+    let mut fixture = fixture(&[3]);
+    fixture.scenario = "none".to_owned();
+    let write = |indices: &mut dyn Iterator<Item = u32>| {
+        let bytes: Vec<u8> = indices.flat_map(u32::to_le_bytes).collect();
+        fs::write(fixture.path("global_indices.npy"), bytes).unwrap();
+    };
+    write(&mut (0..100).rev());
+    let mut fixture = Fixture {
+        corpus: "format = \"uint16\"\norder = { kind = \"file\", path = \"global_indices.npy\" }"
+            .to_owned(),
+        ..fixture
+    };
+    let run = fixture.run();
+    let data = TrainingData::open(&run).unwrap();
+    assert_eq!(data.batch(1).unwrap().row(0), instance(95));
+    assert!(data.warnings().is_empty(), "{:?}", data.warnings());
+
+    fixture.steps = 26;
+    let error = TrainingData::open(&fixture.run()).unwrap_err().to_string();
+    let words =
+        "global_indices.npy has 100 indices, but 26 steps of 4 rows from instance 0 need 104";
+    assert!(error.contains(words), "{error}");
+
+    let bytes: Vec<u8> = (1..101).flat_map(u32::to_le_bytes).collect();
+    fs::write(fixture.path("global_indices.npy"), bytes).unwrap();
+    let changed = TrainingData::open(&run).unwrap_err();
+    assert!(matches!(changed, Error::Changed { .. }), "{changed}");
+    fixture.steps = 25;
+    let past = TrainingData::open(&fixture.run()).unwrap_err();
+    assert!(matches!(
+        past,
+        Error::OrderPastData {
+            position: 99,
+            index: 100,
+            n_instances: 100,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn documents_are_masked_only_on_request() {
+    let mut fixture = fixture(&[3]);
+    let plain = fixture.run();
+    assert_eq!(TrainingData::open(&plain).unwrap().document_mask(), None);
+    fixture.data = "document_mask = true".to_owned();
+    let masked = fixture.run();
+    assert_eq!(
+        TrainingData::open(&masked).unwrap().document_mask(),
+        Some(0)
+    );
+    assert_ne!(plain.identity.hash(), masked.identity.hash());
+}
+
+#[track_caller]
+fn warns(fixture: &Fixture, want: &Expect) {
+    let data = TrainingData::open(&fixture.run()).unwrap();
+    want.assert_eq(&data.warnings().join("\n"));
+}
+
+#[test]
+fn what_looks_wrong_is_warned_of() {
+    let fixture = fixture(&[3]);
+    warns(&fixture, &expect![""]);
+    let write = |tokens: &mut dyn Iterator<Item = u16>| {
+        let bytes: Vec<u8> = tokens.flat_map(u16::to_le_bytes).collect();
+        fs::write(fixture.path("corpus"), bytes).unwrap();
+    };
+    write(&mut (0..2000).map(|i| 1 + i % 700));
+    warns(
+        &fixture,
+        &expect![
+            "the end-of-sequence token `<|eos|>` (0) is not among the 2000 tokens of the corpus that were looked at; is `data.eos` the token that its documents end with?"
+        ],
+    );
+    write(&mut (0..2000).map(|i| if i % 2 == 0 { i % 700 } else { 0 }));
+    warns(
+        &fixture,
+        &expect![[
+            r#"every second token of the corpus is 0, as if 32-bit ids were read as 16-bit ones; is `data.corpus.format = "uint32"` right?"#
+        ]],
+    );
+    write(&mut (0..1000));
+    let config = r#"{"eos_token": {"content": "</s>"}}"#;
+    fs::write(fixture.path("tokenizer_config.json"), config).unwrap();
+    warns(
+        &fixture,
+        &expect![
+            "`data.eos` is `<|eos|>`, but the tokenizer_config.json beside the tokenizer says `</s>`"
+        ],
+    );
+}
+
+#[test]
+fn a_corpus_that_closes_documents_otherwise_is_warned_of() {
+    let mut fixture = fixture(&[3]);
+    let json = fs::read_to_string(fixture.path("tokenizer.json")).unwrap();
+    let eos = r#"{"id":0,"content":"<|eos|>","#;
+    let more = json.replace(r#"{"id":0,"content":"<|eos|>","#, &format!(
+        r#"{{"id":1,"content":"w0","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}},{eos}"#
+    ));
+    assert!(
+        json.replace('\n', "").contains(&eos.replace('\n', "")),
+        "{json:.300}"
+    );
+    fs::write(fixture.path("tokenizer.json"), more).unwrap();
+    fs::write(fixture.path("corpus"), [1, 0, 2, 0].repeat(1000)).unwrap();
+    fixture.steps = 20;
+    fixture.scenario = "none".to_owned();
+    warns(
+        &fixture,
+        &expect![
+            "the end-of-sequence token `<|eos|>` (0) is not among the 2000 tokens of the corpus that were looked at, but `w0` is, 1000 times; is `data.eos` the token that its documents end with?"
+        ],
+    );
+}
+
+#[test]
+fn tokens_of_the_wrong_type_are_refused_before_training() {
+    let fixture = fixture(&[3]);
+    // 16-bit ids read as 32-bit ones.
+    let mut wide = Fixture {
+        corpus: "format = \"uint32\"\nmax_epochs = 2".to_owned(),
+        ..fixture
+    };
+    wide.scenario = "none".to_owned();
+    let error = TrainingData::open(&wide.run()).unwrap_err().to_string();
+    let words = "token 0 is 65536, outside the tokenizer's vocabulary of 1001; is \
+                 `data.corpus.format` the type of its ids";
+    assert!(error.contains(words), "{error}");
+}
+
+#[test]
+fn text_is_trained_on_through_the_cache() {
+    let mut fixture = fixture(&[3]);
+    fixture.scenario = "none".to_owned();
+    let cache = TokenCache::at(&fixture.path("cache"));
+    fs::write(
+        fixture.path("corpus"),
+        "{\"body\": \"w0 w1 w2 w3\"}\n".repeat(300),
+    )
+    .unwrap();
+    fixture.corpus = "format = \"jsonl\"\ntext_field = \"body\"\norder = \"sequential\"".to_owned();
+    let run = fixture.run();
+    let data = TrainingData::open_with(&run, &cache).unwrap();
+    assert_eq!(
+        data.batch(24).unwrap().row(3),
+        [1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
+    );
+    // Unlike token files, text is known by all of its content.
+    let mut lines = fs::read(fixture.path("corpus")).unwrap();
+    let middle = lines.len() / 2 / 25 * 25;
+    lines[middle + 13] = b'3';
+    fs::write(fixture.path("corpus"), lines).unwrap();
+    assert!(matches!(
+        TrainingData::open_with(&run, &cache).unwrap_err(),
+        Error::Changed { .. }
+    ));
 }
 
 #[test]

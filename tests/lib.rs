@@ -90,6 +90,7 @@ impl Lab {
             .current_dir(self.dir())
             .env("DATABASE_URL", &self.db.url)
             .env("IMPRINT_DATA_DIR", self.dir().join("data"))
+            .env("IMPRINT_CACHE_DIR", self.dir().join("cache"))
             .env(
                 "IMPRINT_METRICS",
                 format!("http://127.0.0.1:{}", self.metrics_port),

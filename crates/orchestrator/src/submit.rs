@@ -49,7 +49,7 @@ pub(crate) async fn submit(
     let parents = parents(store, &spec).await?;
     let name = spec.name.clone();
     // Files are read and texts are tokenised.
-    let (runs, answered) = tokio::task::spawn_blocking(move || validate(&spec, &parents))
+    let valid = tokio::task::spawn_blocking(move || validate(&spec, &parents))
         .await
         .map_err(|e| Status::internal(format!("validating the experiment failed: {e}")))??;
 
@@ -57,15 +57,19 @@ pub(crate) async fn submit(
         name,
         toml: request.toml,
         request_id: request.request_id,
-        runs,
+        runs: valid.runs,
     };
     let encode = |new: &[bool]| {
-        let mut runs = answered;
+        let mut runs = valid.answered;
         for (run, &new) in runs.iter_mut().zip(new) {
             run.new = new;
         }
-        let experiment = experiment.name.clone();
-        pb::SubmitExperimentResponse { experiment, runs }.encode_to_vec()
+        let answer = pb::SubmitExperimentResponse {
+            experiment: experiment.name.clone(),
+            runs,
+            warnings: valid.warnings,
+        };
+        answer.encode_to_vec()
     };
     let submitted = match request.dry_run {
         true => store.try_submit(&experiment, encode).await,
@@ -124,16 +128,20 @@ async fn parents(
 }
 
 /// Every run of the matrix with its plan, and what to answer about it.
-fn validate(
-    spec: &ExperimentSpec,
-    parents: &BTreeMap<String, KnownRun>,
-) -> Result<(Vec<NewRun>, Vec<pb::SubmittedRun>), Status> {
+struct Valid {
+    runs: Vec<NewRun>,
+    answered: Vec<pb::SubmittedRun>,
+    warnings: Vec<String>,
+}
+
+fn validate(spec: &ExperimentSpec, parents: &BTreeMap<String, KnownRun>) -> Result<Valid, Status> {
     let inputs = imprint_data::resolve(spec, |label| parents.get(label).map(|p| p.hash.clone()))
         .map_err(|e| invalid(one_line(&e)))?;
     let specs = spec.expand(&inputs).map_err(|e| invalid(one_line(&e)))?;
     let mut probe_sets: BTreeMap<String, Arc<NewProbeSet>> = BTreeMap::new();
     let mut runs = Vec::with_capacity(specs.len());
     let mut answered = Vec::with_capacity(specs.len());
+    let mut warnings: Vec<String> = Vec::new();
     imprint_data::visit_plans(&specs, |spec, data| {
         let set = probe_set(data);
         let probe_set = probe_sets
@@ -150,9 +158,18 @@ fn validate(
         };
         answered.push(describe(&run, data));
         runs.push(run);
+        for warning in data.warnings() {
+            if !warnings.contains(warning) {
+                warnings.push(warning.clone());
+            }
+        }
     })
     .map_err(|e| invalid(one_line(&e)))?;
-    Ok((runs, answered))
+    Ok(Valid {
+        runs,
+        answered,
+        warnings,
+    })
 }
 
 fn parent_run_id(spec: &RunSpec, parents: &BTreeMap<String, KnownRun>) -> Option<i32> {

@@ -25,7 +25,11 @@ pub(crate) fn run(experiment: &Path, step: u32, run: usize, all: bool) -> anyhow
             runs.len()
         )
     })?;
-    let inspection = TrainingData::open(chosen)?.inspect(step, all)?;
+    let data = TrainingData::open(chosen)?;
+    for warning in data.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    let inspection = data.inspect(step, all)?;
     println!(
         "{}",
         serde_json::to_string(&inspection).context("write the batch")?
@@ -51,6 +55,7 @@ fn without_weights(name: &str) -> CheckpointSpec {
             rope_theta: 1.0,
         }),
         global_step: None,
+        tokens_seen: None,
         optimizer: None,
     }
 }

@@ -20,8 +20,9 @@ use crate::table::{Column, table, thousands};
 ///
 /// The file is TOML; `experiments/minimal.toml` is the shortest one and `experiments/paper.toml`
 /// explains every key. Everything is checked before anything is stored: the files, the tokenizer,
-/// the corpus' length, and that every injection fits its batch. Submitting the same file twice
-/// changes nothing; adding a seed queues only what is missing.
+/// the corpus' length, and that every injection fits its batch. A corpus of text is tokenised now,
+/// unless it has been before. What is allowed but looks wrong is warned of on standard error.
+/// Submitting the same file twice changes nothing; adding a seed queues only what is missing.
 ///
 /// Example: `imprint submit mine.toml --dry-run`, then `imprint submit mine.toml --wait`
 #[derive(Debug, clap::Args)]
@@ -47,6 +48,9 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     match arguments.output {
         Output::Json => print_json(&Answer::from(&submitted))?,
         Output::Table => tell(as_table(&submitted.runs))?,
+    }
+    for warning in &submitted.warnings {
+        eprintln!("warning: {warning}");
     }
     if arguments.wait {
         return watch::until_ended(&orchestrator, &submitted.experiment).await;
@@ -93,6 +97,7 @@ fn what_next(submitted: &pb::SubmitExperimentResponse, dry_run: bool) -> String 
 struct Answer<'a> {
     experiment: &'a str,
     runs: Vec<Row<'a>>,
+    warnings: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -122,6 +127,7 @@ impl<'a> From<&'a pb::SubmitExperimentResponse> for Answer<'a> {
         Self {
             experiment: &response.experiment,
             runs: response.runs.iter().map(row).collect(),
+            warnings: &response.warnings,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imprint_core::Settled;
 use imprint_proto::pb;
 use imprint_proto::pb::attempts_server::Attempts;
 use imprint_proto::pb::orchestrator_server::Orchestrator;
@@ -179,8 +180,11 @@ impl Attempts for Service {
             Begin::Begun(begun) => begun,
             Begin::Refused(reason) => return Err(Status::failed_precondition(reason)),
         };
-        let spec_json = serde_json::to_string(&begun.spec)
-            .map_err(|e| Status::internal(format!("run {run_id} cannot be written: {e}")))?;
+        let spec_json = to_json(run_id, &begun.spec)?;
+        let settled_json = match &begun.settled {
+            Some(settled) => to_json(run_id, settled)?,
+            None => String::new(),
+        };
         Ok(Response::new(pb::BeginAttemptResponse {
             attempt: begun.attempt,
             spec_json,
@@ -190,9 +194,27 @@ impl Attempts for Service {
             next_update: begun.next_update,
             delivered_by: begun.delivered_by,
             states: begun.states.into_iter().map(to_saved_state).collect(),
-            parent: begun.parent.map(to_saved_state),
+            parents: begun.parents.into_iter().map(to_saved_state).collect(),
             heartbeat_ms: self.limits.heartbeat.as_millis() as u32,
             deliver_timeout_ms: self.limits.deliver_timeout.as_millis() as u32,
+            settled_json,
+        }))
+    }
+
+    async fn settle_run(
+        &self,
+        request: Request<pb::SettleRunRequest>,
+    ) -> Result<Response<pb::SettleRunResponse>, Status> {
+        let request = request.into_inner();
+        let settled: Settled = serde_json::from_str(&request.settled_json)
+            .map_err(|e| invalid(format!("settled_json: {e}")))?;
+        let stands = self
+            .store
+            .settle_run(request.run_id, request.attempt, &settled)
+            .await;
+        let stands = stands.map_err(from_store)?;
+        Ok(Response::new(pb::SettleRunResponse {
+            settled_json: to_json(request.run_id, &stands)?,
         }))
     }
 
@@ -273,6 +295,11 @@ impl Attempts for Service {
         self.wake.notify_one();
         Ok(Response::new(pb::EndAttemptResponse {}))
     }
+}
+
+fn to_json(run_id: i32, value: &impl serde::Serialize) -> Result<String, Status> {
+    serde_json::to_string(value)
+        .map_err(|e| Status::internal(format!("run {run_id} cannot be written: {e}")))
 }
 
 fn to_run(run: RunView) -> pb::Run {

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use imprint_core::Settled;
 use imprint_orchestrator::{Config, Error, Limits};
 use imprint_proto::pb;
 use imprint_proto::pb::RunState;
@@ -199,6 +200,21 @@ impl Bench {
     }
 
     /// Records a state and returns the steps of those that became obsolete.
+    async fn settle(
+        &self,
+        run_id: i32,
+        attempt: u32,
+        settled: &Settled,
+    ) -> Result<Settled, Status> {
+        let request = pb::SettleRunRequest {
+            run_id,
+            attempt,
+            settled_json: serde_json::to_string(settled).unwrap(),
+        };
+        let answer = self.trainers.clone().settle_run(request).await?;
+        Ok(serde_json::from_str(&answer.into_inner().settled_json).unwrap())
+    }
+
     async fn record(&self, run_id: i32, attempt: u32, step: u32) -> Result<Vec<u32>, Status> {
         let request = pb::RecordStateRequest {
             run_id,
@@ -524,7 +540,7 @@ async fn a_child_starts_from_a_state_that_its_parent_keeps() {
         .await;
     assert_eq!(waiting.reason, "waits for a free slot (0 of 0 busy)");
     let begun = bench.begin(waiting.run_id).await.unwrap();
-    assert_eq!(begun.parent.unwrap().path, "attempts/1/state-10");
+    assert_eq!(begun.parents[0].path, "attempts/1/state-10");
 
     let said = bench.refused(&PRE.replace("[10]", "[10, 15]")).await;
     assert!(
@@ -535,6 +551,56 @@ async fn a_child_starts_from_a_state_that_its_parent_keeps() {
         .refused(&child().replace("step = 10", "step = 15"))
         .await;
     assert!(said.contains("it keeps steps 10, 20"), "{said}");
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn the_first_word_on_what_is_open_stands() {
+    let mut bench = bench(None).await;
+    bench.submit(PRE).await.unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    let begun = bench.begin(run_id).await.unwrap();
+    assert_eq!(begun.settled_json, "");
+    let spec: imprint_core::RunSpec = serde_json::from_str(&begun.spec_json).unwrap();
+    let rate = &spec.identity.training.learning_rate;
+    let settled = |micro_batch_rows| Settled {
+        first_global_step: 0,
+        tokens_seen: Some(0),
+        learning_rate: rate.settle(0, Some(0), 64).unwrap(),
+        micro_batch_rows,
+    };
+    let first = settled(2);
+    assert_eq!(bench.settle(run_id, 1, &first).await.unwrap(), first);
+    let begun = bench.begin(run_id).await.unwrap();
+    let known: Settled = serde_json::from_str(&begun.settled_json).unwrap();
+    assert_eq!(known, first);
+    assert_eq!(bench.settle(run_id, 2, &settled(3)).await.unwrap(), first);
+    let stale = bench.settle(run_id, 1, &first).await.unwrap_err();
+    assert_eq!(stale.code(), Code::Aborted);
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn as_many_states_stay_as_were_asked_for() {
+    let mut bench = bench(None).await;
+    let file = PRE.replace("keep = [10]", "keep = [10]\nkeep_last = 3");
+    bench.submit(&file).await.unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    bench.begin(run_id).await.unwrap();
+    for step in [2, 4, 6, 10] {
+        assert_eq!(
+            bench.record(run_id, 1, step).await.unwrap(),
+            if step < 10 { vec![] } else { vec![2] }
+        );
+    }
+    // A kept step that two attempts saved: a child is offered both, the newest first.
+    bench.begin(run_id).await.unwrap();
+    bench.record(run_id, 2, 10).await.unwrap();
+    bench.submit(&child()).await.unwrap();
+    let child = bench.runs("child").await[0].run_id;
+    let parents = bench.begin(child).await.unwrap().parents;
+    let attempts: Vec<u32> = parents.iter().map(|state| state.attempt).collect();
+    assert_eq!(attempts, [2, 1]);
     bench.shut_down().await;
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use imprint_core::Settled;
 use imprint_proto::pb::{self, attempts_client::AttemptsClient};
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
@@ -69,6 +70,41 @@ pub(crate) async fn begin(
 }
 
 impl Control {
+    /// What the run's configuration leaves open, settled for all attempts: `settled`, unless an
+    /// earlier attempt has done it.
+    ///
+    /// Waits for an orchestrator that is away.
+    ///
+    /// # Errors
+    /// When this attempt is over, or the orchestrator refuses.
+    pub(crate) async fn settle(&mut self, settled: &Settled) -> Result<Settled, Stop> {
+        let failed = |what: &str, e: &dyn std::fmt::Display| Stop::Failed(format!("{what}: {e}"));
+        let request = pb::SettleRunRequest {
+            run_id: self.run_id,
+            attempt: self.attempt,
+            settled_json: serde_json::to_string(settled)
+                .map_err(|e| failed("write what is settled", &e))?,
+        };
+        loop {
+            match within(self.client.settle_run(request.clone())).await {
+                Ok(answer) => {
+                    return serde_json::from_str(&answer.settled_json)
+                        .map_err(|e| failed("read what is settled", &e));
+                }
+                Err(s) if s.code() == Code::Aborted => {
+                    return Err(Stop::Stale(s.message().to_owned()));
+                }
+                Err(s) if is_passing(&s) => tokio::time::sleep(PAUSE).await,
+                Err(s) => {
+                    return Err(failed(
+                        "the orchestrator does not settle the run",
+                        &s.message(),
+                    ));
+                }
+            }
+        }
+    }
+
     /// Sends heartbeats until the attempt ends; a lost run or a cancellation raises `stop`.
     pub(crate) async fn heartbeats(
         mut self,

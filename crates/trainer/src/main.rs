@@ -1,12 +1,14 @@
 //! `imprint-trainer`: goes on with pretraining while it injects facts and reads probes.
 
 mod control;
+mod convert;
 mod delivery;
 mod inspect;
 mod machine;
 mod probe;
 mod run;
 mod spool;
+mod start;
 mod state;
 mod stop;
 
@@ -49,7 +51,7 @@ enum Command {
     /// Sums are in nats; `first` is the first target token, `target` all of them, `full` every
     /// token of the probe but the first.
     Probe {
-        /// A Hugging Face directory.
+        /// A checkpoint directory: Hugging Face's or OLMo's own.
         #[arg(long)]
         checkpoint: PathBuf,
         /// A tokenizer.json.
@@ -61,6 +63,15 @@ enum Command {
         /// `cpu` or `cuda:N`.
         #[arg(long, default_value = "cpu")]
         device: String,
+    },
+    /// Write a checkpoint as a Hugging Face directory in float32, which `transformers` loads.
+    Convert {
+        /// A checkpoint directory: Hugging Face's, OLMo's own, or a saved state of a run.
+        #[arg(long)]
+        checkpoint: PathBuf,
+        /// The directory to write; it must not exist yet.
+        #[arg(long)]
+        out: PathBuf,
     },
     /// Print what one update of an experiment trains on, as one JSON object.
     ///
@@ -100,6 +111,9 @@ fn main() -> ExitCode {
             facts,
             device,
         } => probe::run(&checkpoint, &tokenizer, &facts, &device).map(|()| ExitCode::SUCCESS),
+        Command::Convert { checkpoint, out } => {
+            convert::run(&checkpoint, &out).map(|()| ExitCode::SUCCESS)
+        }
         Command::Inspect {
             experiment,
             step,

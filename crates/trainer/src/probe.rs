@@ -44,7 +44,7 @@ pub(crate) fn run(
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         ..LearnerOptions::default()
     };
-    let learner = Learner::load_hugging_face(checkpoint, &options)?;
+    let learner = Learner::load_checkpoint(checkpoint, &options)?;
     let sums = learner.read(&learner.pack(&tokenized)?);
     let mut out = std::io::stdout().lock();
     for ((probe, tokens), sums) in probes.iter().zip(&tokenized).zip(sums) {

@@ -8,20 +8,18 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use imprint_core::{
-    CheckpointIdentity, CheckpointSource, OptimizerStart, RunSpec, SpecHash, StepReadings,
-    UpdateStats,
-};
+use imprint_core::{RunSpec, Settled, StepReadings, UpdateStats};
 use imprint_data::TrainingData;
-use imprint_lm::{DeviceChoice, Learner, LearnerOptions, ModelConfig, PackedProbes};
+use imprint_lm::{Learner, PackedProbes};
 use imprint_proto::pb::{self, AttemptOutcome, ingest_request::Message};
 use tokio::sync::{mpsc, watch};
 
 use crate::control::{self, Control, Progress, Unrecorded};
 use crate::delivery::{self, Delivery};
-use crate::machine;
+use crate::machine::{self, Machine};
 use crate::spool::{Cursors, SpoolReader, SpoolWriter};
-use crate::state::{self, AttemptDir};
+use crate::start;
+use crate::state::{self, AttemptDir, Manifest, Position, StateWriter};
 use crate::stop::{Stop, StopSignal};
 
 /// How long the last words of a stopped trainer may take: a signal leaves little time.
@@ -125,7 +123,7 @@ struct Attempt<'a> {
 
 /// Where an attempt goes on: at a saved state, or at the run's beginning.
 struct ResumePoint<'a> {
-    state: Option<&'a pb::SavedState>,
+    state: Option<(&'a pb::SavedState, Manifest)>,
     step: u32,
     /// At most `step`: what is stored from there on is superseded.
     deliver_from: u32,
@@ -154,10 +152,42 @@ impl Attempt<'_> {
         let dir = AttemptDir::of(run_dir, self.begun.attempt);
         std::fs::create_dir_all(dir.path().join("states"))
             .with_context(|| format!("make the directory {}", dir.path().display()))?;
+        state::sweep(run_dir, self.begun.attempt, &self.begun.states);
+        let machine = Machine::here(&spec.resources.device, spec.resources.threads);
         let data = TrainingData::open(&spec)?;
+        for warning in data.warnings() {
+            tracing::warn!("{warning}");
+        }
         let resume = self.resume_point(run_dir, data.reading_steps())?;
         *at_step = resume.step;
-        let (mut learner, first_global_step) = self.learner(&spec, &resume)?;
+        let settled = self.settled_before()?;
+        let (mut learner, settled) = match &resume.state {
+            Some((state, manifest)) => {
+                manifest.check_position(&spec.identity)?;
+                if manifest.machine != machine {
+                    tracing::warn!(
+                        "the state was saved on another machine, so last digits may differ from \
+                         here on: it was {}, this is {machine}",
+                        manifest.machine
+                    );
+                }
+                let options = start::options(&spec, &data)?;
+                let learner = Learner::load_state(Path::new(&state.path), &options)?;
+                (learner, settled.unwrap_or_else(|| manifest.settled.clone()))
+            }
+            None => {
+                let (learner, start) = start::load(&spec, &data, &self.begun.parents)?;
+                let settled = match settled {
+                    Some(settled) => Ok(settled),
+                    None => self.settle(&start.settle(&spec, &learner)?, &stop),
+                };
+                match settled {
+                    Ok(settled) => (learner, settled),
+                    Err(stop) => return Ok(Ending::Stopped(stop)),
+                }
+            }
+        };
+        learner.set_micro_batch_rows(settled.micro_batch_rows as usize)?;
         let vocab_size = learner.config().vocab_size;
         anyhow::ensure!(
             data.vocab_size() as usize <= vocab_size,
@@ -181,29 +211,33 @@ impl Attempt<'_> {
                 run_id: self.run_id,
                 attempt: self.begun.attempt,
                 resume_step: resume.deliver_from,
-                machine: format!("{} {}", machine::features(), spec.resources.device),
+                machine: machine.to_string(),
             },
             spool: dir.spool(),
             extent: spool.extent(),
             durable,
         };
         let delivery = self.runtime.spawn(deliver(delivery, stop.clone()));
-        let (unrecorded, states) = mpsc::unbounded_channel();
+        let (unrecorded, saved) = mpsc::unbounded_channel();
         let control = self.control.clone();
         let recording =
             self.runtime
-                .spawn(control.record_states(states, run_dir.to_owned(), stop.clone()));
+                .spawn(control.record_states(saved, run_dir.to_owned(), stop.clone()));
 
+        let states = StateWriter {
+            dir,
+            run: spec.identity.hash(),
+            settled,
+            machine,
+        };
         let mut steps = Steps {
             spec: &spec,
-            run: spec.identity.hash(),
             data: &data,
             probes: learner.pack(data.tokenized_probes())?,
             learner: &mut learner,
             spool: &mut spool,
-            dir: &dir,
+            states: &states,
             attempt: self.begun.attempt,
-            first_global_step,
             resumed_at: resume.step,
             stop: &stop,
             progress: &progress,
@@ -263,16 +297,16 @@ impl Attempt<'_> {
         for state in states {
             let found = self
                 .undelivered_below(state, run_dir, reading_steps)
-                .and_then(|found| state::verify(state).map(|()| found));
+                .and_then(|found| state::open(state).map(|manifest| (found, manifest)));
             match found {
-                Ok((deliver_from, undelivered)) => {
+                Ok(((deliver_from, undelivered), manifest)) => {
                     tracing::info!(
                         "resuming at step {} of attempt {}",
                         state.step,
                         state.attempt
                     );
                     return Ok(ResumePoint {
-                        state: Some(state),
+                        state: Some((state, manifest)),
                         step: state.step,
                         deliver_from,
                         undelivered,
@@ -331,67 +365,26 @@ impl Attempt<'_> {
         Ok((deliver_from, records))
     }
 
-    /// The learner at the resume point, and the global step of the run's first update.
-    fn learner(&self, spec: &RunSpec, resume: &ResumePoint) -> anyhow::Result<(Learner, u64)> {
-        let identity = &spec.identity;
-        let options = &LearnerOptions {
-            device: DeviceChoice::parse(&spec.resources.device)?,
-            optimizer: identity.training.optimizer,
-            micro_batch_rows: identity.training.micro_batch_rows.map(|n| n as usize),
-            threads: spec.resources.threads as usize,
-        };
-        if let Some(state) = resume.state {
-            let learner = Learner::load_state(Path::new(&state.path), options)?;
-            return Ok((learner, state.global_step - u64::from(state.step)));
+    /// What an earlier attempt settled of what the configuration leaves open.
+    fn settled_before(&self) -> anyhow::Result<Option<Settled>> {
+        if self.begun.settled_json.is_empty() {
+            return Ok(None);
         }
-        match (&identity.checkpoint, &spec.files.checkpoint) {
-            (CheckpointIdentity::Scratch { model }, _) => {
-                let config = ModelConfig::from_spec(model)?;
-                Ok((Learner::initialise(config, identity.seed, options)?, 0))
-            }
-            (
-                CheckpointIdentity::Directory {
-                    sha256,
-                    global_step,
-                    optimizer,
-                },
-                CheckpointSource::Directory { path },
-            ) => {
-                let found = imprint_data::checkpoint_sha256(path)?;
-                anyhow::ensure!(
-                    found == *sha256,
-                    "the checkpoint {} is not the one that was submitted (its hash is {found}, \
-                     then it was {sha256})",
-                    path.display()
-                );
-                Ok((start_from(path, *optimizer, options)?, *global_step))
-            }
-            (CheckpointIdentity::Run { optimizer, .. }, _) => {
-                let parent = self
-                    .begun
-                    .parent
-                    .as_ref()
-                    .context("the orchestrator did not say where the parent run's state is")?;
-                state::verify(parent)?;
-                let learner = start_from(Path::new(&parent.path), *optimizer, options)?;
-                Ok((learner, parent.global_step))
-            }
-            (CheckpointIdentity::Directory { .. }, _) => {
-                anyhow::bail!("the run's configuration does not say where its checkpoint is")
-            }
-        }
+        serde_json::from_str(&self.begun.settled_json)
+            .map(Some)
+            .context("read what an earlier attempt settled")
     }
-}
 
-fn start_from(
-    dir: &Path,
-    optimizer: OptimizerStart,
-    options: &LearnerOptions,
-) -> anyhow::Result<Learner> {
-    Ok(match optimizer {
-        OptimizerStart::Load => Learner::load_state(dir, options)?,
-        OptimizerStart::Reset => Learner::load_hugging_face(dir, options)?,
-    })
+    /// Settles for all attempts what the configuration leaves open; waits for the orchestrator.
+    fn settle(&self, settled: &Settled, stop: &StopSignal) -> Result<Settled, Stop> {
+        let mut control = self.control.clone();
+        self.runtime.block_on(async {
+            tokio::select! {
+                settled = control.settle(settled) => settled,
+                stop = stop.wait() => Err(stop),
+            }
+        })
+    }
 }
 
 /// Delivers everything; what ends it early raises `stop`.
@@ -448,14 +441,12 @@ async fn report_delivery(
 /// The step loop: (save) → read → batch → inject → update.
 struct Steps<'a> {
     spec: &'a RunSpec,
-    run: SpecHash,
     data: &'a TrainingData,
     probes: PackedProbes,
     learner: &'a mut Learner,
     spool: &'a mut SpoolWriter,
-    dir: &'a AttemptDir,
+    states: &'a StateWriter,
     attempt: u32,
-    first_global_step: u64,
     resumed_at: u32,
     stop: &'a StopSignal,
     progress: &'a watch::Sender<Progress>,
@@ -519,8 +510,8 @@ impl Steps<'_> {
     /// Saves θ_step before reading `step`, so that nothing measured on it precedes it.
     fn save(&mut self, step: u32) -> anyhow::Result<()> {
         self.spool.sync()?;
-        let global_step = self.first_global_step + u64::from(step);
-        let state = state::save(self.learner, self.dir, &self.run, step, global_step)?;
+        let position = Position::at(&self.spec.identity, step);
+        let state = self.states.save(self.learner, &position)?;
         let keep = self.spec.saving.keep.contains(&step);
         // The receiver lives as long as the attempt.
         let _ = self.unrecorded.send(Unrecorded { state, keep });
@@ -550,10 +541,11 @@ impl Steps<'_> {
     fn update(&mut self, step: u32) -> anyhow::Result<()> {
         let began = Instant::now();
         let batch = self.data.batch(step)?;
-        let training = &self.spec.identity.training;
-        let learning_rate = training
-            .learning_rate
-            .of_update(self.first_global_step, step.into());
+        let (identity, settled) = (&self.spec.identity, &self.states.settled);
+        let learning_rate = identity.learning_rate(settled, step);
+        let optimizer = &identity.training.optimizer;
+        self.learner
+            .set_clip_norm(optimizer.clip_of_update(settled.first_global_step, step))?;
         let report = self
             .learner
             .update(&batch.tokens, batch.seq_len as usize, learning_rate)

@@ -271,3 +271,96 @@ fn the_explained_example_is_true() {
     }
     assert_eq!(n, 5);
 }
+
+/// The corpus of the fixture with further lines.
+fn corpus(lines: &str) -> Result<CorpusSpec, Error> {
+    let from = "format = \"uint16\"";
+    assert!(FILE.contains(from));
+    parse(&FILE.replacen(from, lines, 1)).map(|spec| spec.data.corpus)
+}
+
+#[test]
+fn an_order_is_a_word_or_a_table() {
+    let order = |order: &str| {
+        corpus(&format!("format = \"uint16\"\norder = {order}"))
+            .unwrap()
+            .order
+    };
+    assert_eq!(
+        corpus("format = \"npy\"").unwrap().order,
+        CorpusOrder::Shuffled
+    );
+    assert_eq!(order("\"sequential\""), CorpusOrder::Sequential);
+    assert_eq!(order("{ kind = \"shuffled\" }"), CorpusOrder::Shuffled);
+    let pcg64 = Pcg64Order {
+        seed: 6198,
+        epoch: 0,
+        world_size: 1,
+        n_instances: None,
+    };
+    assert_eq!(
+        order("{ kind = \"pcg64\", seed = 6198 }"),
+        CorpusOrder::Pcg64(pcg64)
+    );
+    let path = "/base/global_indices.npy".into();
+    assert_eq!(
+        order("{ kind = \"file\", path = \"global_indices.npy\" }"),
+        CorpusOrder::File { path }
+    );
+}
+
+#[test]
+fn impossible_corpora_name_their_field() {
+    let refuses = |lines: &str, words: &str| {
+        let error = corpus(lines).unwrap_err().to_string();
+        assert!(error.contains(words), "`{words}` is not in: {error}");
+    };
+    refuses("format = \"arrow\"", "unknown variant `arrow`");
+    refuses("format = \"npy\"\norder = \"random\"", "`\"sequential\"`");
+    refuses(
+        "format = \"npy\"\norder = { kind = \"pcg64\", sede = 1 }",
+        "unknown field `sede`",
+    );
+    refuses(
+        "format = \"npy\"\norder = { kind = \"pcg64\", seed = 1, world_size = 0 }",
+        "`data.corpus.order.world_size`: must be 1 at least",
+    );
+    refuses(
+        "format = \"npy\"\nmax_epochs = 2\norder = { kind = \"file\", path = \"o\" }",
+        "`data.corpus.max_epochs`: an order file holds one epoch",
+    );
+    refuses(
+        "format = \"text\"\ntext_field = \"body\"",
+        "`data.corpus.text_field`: goes with the formats \"jsonl\" and \"parquet\"",
+    );
+}
+
+#[test]
+fn the_order_is_part_of_what_a_run_is() {
+    let hash = |lines: &str| {
+        let from = "format = \"uint16\"";
+        let spec = parse(&FILE.replacen(from, lines, 1)).unwrap();
+        spec.expand(&inputs()).unwrap()[0].identity.hash()
+    };
+    let file = |path: &str| {
+        hash(&format!(
+            "format = \"uint16\"\norder = {{ kind = \"file\", path = \"{path}\" }}"
+        ))
+    };
+    let lines = [
+        "format = \"uint16\"",
+        "format = \"uint32\"",
+        "format = \"jsonl\"",
+        "format = \"jsonl\"\ntext_field = \"body\"",
+        "format = \"uint16\"\norder = { kind = \"pcg64\", seed = 6198 }",
+        "format = \"uint16\"\norder = { kind = \"pcg64\", seed = 6198, epoch = 1 }",
+    ];
+    let mut hashes: BTreeSet<SpecHash> = lines.map(hash).into();
+    hashes.insert(file("a"));
+    assert_eq!(hashes.len(), 7);
+    assert_eq!(file("a"), file("b"), "its content counts, not its path");
+    assert_eq!(
+        hash("format = \"jsonl\""),
+        hash("format = \"jsonl\"\ntext_field = \"text\"")
+    );
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use imprint_core::RunSpec;
+use imprint_core::{RunSpec, Settled};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
@@ -36,7 +36,10 @@ pub struct BegunAttempt {
     pub delivered_by: u32,
     /// Newest first.
     pub states: Vec<SavedState>,
-    pub parent: Option<SavedState>,
+    /// The parent's states at the step that the run starts from, newest first.
+    pub parents: Vec<SavedState>,
+    /// What an earlier attempt settled.
+    pub settled: Option<Settled>,
 }
 
 /// A recorded state: the parameters before update `step`, with everything needed to go on.
@@ -101,6 +104,36 @@ impl Store {
             .ok_or_else(|| no_run(run_id))
     }
 
+    /// Fixes what a run's configuration leaves open, and says what stands: the first word.
+    ///
+    /// # Errors
+    /// `StaleAttempt` when the attempt is not the run's open one.
+    pub async fn settle_run(
+        &self,
+        run_id: i32,
+        attempt: u32,
+        settled: &Settled,
+    ) -> Result<Settled, Error> {
+        let stands: Option<Json<Settled>> = sqlx::query_scalar(
+            "update imprint.run r set settled = coalesce(r.settled, $3)
+             from imprint.attempt a
+             where a.run_id = r.run_id and r.run_id = $1 and a.attempt = $2 and a.ended_at is null
+             returning r.settled",
+        )
+        .bind(run_id)
+        .bind(attempt as i32)
+        .bind(Json(settled))
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(Error::doing(format!("settle run {run_id}")))?;
+        stands
+            .map(|Json(settled)| settled)
+            .ok_or(Error::StaleAttempt {
+                run: run_id,
+                attempt,
+            })
+    }
+
     /// Renews an attempt's lease; whether the attempt is to stop, its run being cancelled.
     ///
     /// # Errors
@@ -137,8 +170,9 @@ impl Store {
 
     /// Records a saved state, and gives back (and forgets) those that nothing needs any more.
     ///
-    /// Needed are states kept for good, the two newest, and the newest at or below the step of the
-    /// first reading that is not durable: from there the run can go on whatever happens.
+    /// Needed are states kept for good, the newest (as many as `saving.keep_last` says), and the
+    /// newest at or below the step of the first reading that is not durable: from there the run can
+    /// go on whatever happens.
     ///
     /// # Errors
     /// `StaleAttempt` when the attempt is not the run's open one.
@@ -298,6 +332,7 @@ type RunRow = (
     Json<RunSpec>,
     Option<i32>,
     Option<i32>,
+    Option<Json<Settled>>,
 );
 
 async fn begin(
@@ -308,16 +343,17 @@ async fn begin(
 ) -> sqlx::Result<Option<Begin>> {
     let mut tx = pool.begin().await?;
     let row: Option<RunRow> = sqlx::query_as(
-        "select state, cancel_requested, reason, spec, parent_run_id, parent_step
+        "select state, cancel_requested, reason, spec, parent_run_id, parent_step, settled
          from imprint.run where run_id = $1 for no key update",
     )
     .bind(run_id)
     .fetch_optional(&mut *tx)
     .await?;
-    let Some((state, cancel_requested, reason, Json(spec), parent_run_id, parent_step)) = row
+    let Some((state, cancel_requested, reason, spec, parent_run_id, parent_step, settled)) = row
     else {
         return Ok(None);
     };
+    let spec = spec.0;
     if state.has_ended() {
         let why = match reason.as_str() {
             "" => String::new(),
@@ -335,25 +371,25 @@ async fn begin(
             spec.label
         ))));
     }
-    let parent = match (parent_run_id, parent_step) {
+    let parents = match (parent_run_id, parent_step) {
         (Some(parent), Some(step)) => {
-            let row: Option<StateRow> = sqlx::query_as(
+            let rows: Vec<StateRow> = sqlx::query_as(
                 "select step, attempt, path, sha256, global_step from imprint.saved_state
-                 where run_id = $1 and step = $2 and keep order by attempt desc limit 1",
+                 where run_id = $1 and step = $2 and keep order by attempt desc",
             )
             .bind(parent)
             .bind(step)
-            .fetch_optional(&mut *tx)
+            .fetch_all(&mut *tx)
             .await?;
-            let Some(row) = row else {
+            if rows.is_empty() {
                 return Ok(Some(Begin::Refused(format!(
                     "run {} cannot begin before its parent has saved its state at step {step}",
                     spec.label
                 ))));
-            };
-            Some(row.into())
+            }
+            rows
         }
-        _ => None,
+        _ => Vec::new(),
     };
     let last: Option<(i32, bool)> = sqlx::query_as(
         "select attempt, ended_at is null from imprint.attempt where run_id = $1
@@ -375,14 +411,16 @@ async fn begin(
     .fetch_all(&mut *tx)
     .await?;
     sqlx::query(
-        "insert into imprint.attempt (run_id, attempt, host, pid, device, machine, lease_until, step)
-         values ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $8)",
+        "insert into imprint.attempt (run_id, attempt, host, pid, device, threads, machine,
+                                      lease_until, step)
+         values ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8), $9)",
     )
     .bind(run_id)
     .bind(attempt)
     .bind(&process.host)
     .bind(process.pid as i32)
     .bind(&spec.resources.device)
+    .bind(spec.resources.threads as i32)
     .bind(&process.machine)
     .bind(lease.as_secs_f64())
     .bind(states.first().map_or(0, |newest| newest.0))
@@ -411,7 +449,8 @@ async fn begin(
         next_update: next_update as u32,
         delivered_by: delivered_by as u32,
         states: states.into_iter().map(SavedState::from).collect(),
-        parent,
+        parents: parents.into_iter().map(SavedState::from).collect(),
+        settled: settled.map(|Json(settled)| settled),
     }))))
 }
 
@@ -460,7 +499,9 @@ async fn record_state(
          )
          delete from imprint.saved_state s using ranked x
          where s.run_id = $1 and (s.step, s.attempt) = (x.step, x.attempt)
-           and not x.keep and x.newest > 2 and not x.newest_durable
+           and not x.keep and not x.newest_durable
+           and x.newest > (select coalesce((r.spec #>> '{saving,keep_last}')::int4, 2)
+                           from imprint.run r where r.run_id = $1)
          returning s.step, s.attempt, s.path, s.sha256, s.global_step",
     )
     .bind(run_id)

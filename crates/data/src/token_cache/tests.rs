@@ -97,6 +97,16 @@ fn what_fails_leaves_nothing() {
 }
 
 #[test]
+fn what_a_killed_process_left_is_no_hindrance() {
+    let texts = Texts::new();
+    let path = texts.tokens_of("text", 0).unwrap();
+    fs::remove_file(path.with_extension("json")).unwrap();
+    fs::write(path.with_extension("partial"), [9; 100]).unwrap();
+    assert_eq!(ids(&texts.tokens_of("text", 0).unwrap()), [1, 2, 0, 3, 0]);
+    assert_eq!(texts.n_files(), 3, "tokens, record and lock");
+}
+
+#[test]
 fn many_at_once_make_it_once() {
     const N_THREADS: usize = 8;
     let texts = Texts::new();

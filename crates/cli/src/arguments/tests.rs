@@ -47,8 +47,9 @@ fn help_of_submit() {
 
         The file is TOML; `experiments/minimal.toml` is the shortest one and `experiments/paper.toml`
         explains every key. Everything is checked before anything is stored: the files, the tokenizer,
-        the corpus' length, and that every injection fits its batch. Submitting the same file twice
-        changes nothing; adding a seed queues only what is missing.
+        the corpus' length, and that every injection fits its batch. A corpus of text is tokenised now,
+        unless it has been before. What is allowed but looks wrong is warned of on standard error.
+        Submitting the same file twice changes nothing; adding a seed queues only what is missing.
 
         Example: `imprint submit mine.toml --dry-run`, then `imprint submit mine.toml --wait`
 

@@ -77,7 +77,8 @@ fn damage_is_found_and_the_next_state_taken() {
             .save(&learner, &position(4))
             .unwrap()
     };
-    let damages: [(&str, fn(&Path)); 4] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 4] = [
         ("model.safetensors", |path| {
             let mut bytes = fs::read(path).unwrap();
             *bytes.last_mut().unwrap() ^= 1;

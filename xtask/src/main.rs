@@ -22,6 +22,9 @@ Tasks:
   test [arguments]   install what this machine lacks, build everything, and run all tests; the
                      arguments go to cargo-nextest (or to `cargo test` where it is not installed)
   soak [arguments]   as `test`, with the tests that take minutes and many more random cases
+  gpu-test [binary]  what needs a GPU, on one: parity with PyTorch, and saved states; with the test
+                     binary that `cargo test -p imprint-lm --features cuda --no-run` built elsewhere,
+                     nothing is built here
   lint               check the formatting and let clippy's warnings be errors
   oracle             make the fixtures of the reference implementations again with Python
 
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         "demo" => demo(&rest),
         "test" => test(&rest),
         "soak" => soak(&rest),
+        "gpu-test" => gpu_test(&rest),
         "lint" => lint(),
         "oracle" => oracle(),
         "" | "help" | "-h" | "--help" => {
@@ -108,6 +112,24 @@ fn soak(arguments: &[String]) -> Result<(), Failure> {
         .args(["--", "--include-ignored", "--test-threads=1"])
         .env("PROPTEST_CASES", SOAK_CASES)
         .run()
+}
+
+fn gpu_test(arguments: &[String]) -> Result<(), Failure> {
+    let tests = ["oracle::gpu", "--nocapture", "--test-threads=1"];
+    match arguments {
+        [] => cargo(["test", "-p", "imprint-lm", "--features", "cuda", "--lib"])
+            .arg("--")
+            .args(tests)
+            .run(),
+        [binary] => {
+            let fixtures = root().join("crates/lm/tests/fixtures");
+            Step::new(binary)
+                .args(tests)
+                .env("IMPRINT_FIXTURES", &fixtures.to_string_lossy())
+                .run()
+        }
+        _ => Err(Failure::usage("gpu-test takes one test binary at most")),
+    }
 }
 
 fn build_for_tests() -> Result<(), Failure> {

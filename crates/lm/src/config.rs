@@ -315,6 +315,13 @@ impl ModelConfig {
                 return refuse(key, format!("is {value}, which no model has"));
             }
         }
+        // Every position has a row of cos and sin.
+        if self.max_position_embeddings > 1 << 20 {
+            return refuse(
+                "max_position_embeddings",
+                format!("is {}; at most 2^20 are done", self.max_position_embeddings),
+            );
+        }
         if !(self.num_attention_heads).is_multiple_of(self.num_key_value_heads) {
             return refuse(
                 "num_key_value_heads",
@@ -688,7 +695,7 @@ impl Sizes {
 
 impl ModelConfig {
     /// A decoder without any of the parts that only some families have, for a family to add them.
-    pub(crate) fn plain(family: Family, sizes: Sizes, keys: &Keys<'_>) -> Result<Self, Error> {
+    pub(crate) fn plain(family: Family, sizes: &Sizes, keys: &Keys<'_>) -> Result<Self, Error> {
         let heads = sizes.num_attention_heads;
         Ok(Self {
             vocab_size: keys.count("vocab_size")?,

@@ -49,9 +49,12 @@ struct Fixture {
 
 impl Fixture {
     fn open(case: &str) -> Self {
-        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/fixtures")
-            .join(case);
+        // A binary that was built elsewhere is told where they lie.
+        let fixtures = std::env::var_os("IMPRINT_FIXTURES").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"),
+            PathBuf::from,
+        );
+        let dir = fixtures.join(case);
         let read = |name| std::fs::read(dir.join(name)).expect("fixture is committed");
         Self {
             oracle: serde_json::from_slice(&read("oracle.json")).expect("fixture is well formed"),
@@ -60,10 +63,10 @@ impl Fixture {
         }
     }
 
-    fn learner(&self, options: LearnerOptions) -> Learner {
+    fn learner(&self, options: &LearnerOptions) -> Learner {
         let options = LearnerOptions {
             optimizer: self.oracle.optimizer,
-            ..options
+            ..options.clone()
         };
         Learner::load_checkpoint(&self.dir, &options).expect("fixture loads")
     }
@@ -197,21 +200,41 @@ fn assert_tensors_near(
     }
 }
 
+/// How far what is computed may lie from what PyTorch says.
+struct Tolerances {
+    /// Absolute, nats.
+    logits: f64,
+    /// Relative: of the loss and its gradients, and of the weights after ten updates.
+    gradients: f64,
+    weights: f64,
+}
+
+const ON_CPU: Tolerances = Tolerances {
+    logits: 1e-4,
+    gradients: 1e-4,
+    weights: 1e-5,
+};
+
 #[track_caller]
-fn agrees(case: &str, kernels: Kernels) {
+fn agrees_on_cpu(case: &str, kernels: Kernels) {
     let fixture = Fixture::open(case);
-    let mut learner = fixture.learner(LearnerOptions::default());
+    let mut learner = fixture.learner(&LearnerOptions::default());
     learner.use_kernels(kernels);
+    agrees(case, &fixture, learner, &ON_CPU);
+}
+
+#[track_caller]
+fn agrees(case: &str, fixture: &Fixture, mut learner: Learner, tolerances: &Tolerances) {
     let (batches, seq_len) = fixture.batches();
 
     let found = logits(&learner, &batches[0], seq_len, None);
     let far = largest_difference(&found, &fixture.numbers("logits"));
-    assert!(far < 1e-4, "{case}: logits are {far:e} apart");
+    assert!(far < tolerances.logits, "{case}: logits are {far:e} apart");
     if !fixture.names("logits_masked").is_empty() {
         let found = logits(&learner, &batches[0], seq_len, Some(fixture.oracle.eos));
         let far = largest_difference(&found, &fixture.numbers("logits_masked"));
         assert!(
-            far < 1e-4,
+            far < tolerances.logits,
             "{case}: logits within documents are {far:e} apart"
         );
     }
@@ -219,16 +242,16 @@ fn agrees(case: &str, kernels: Kernels) {
     let (loss, gradients) = learner.loss_and_gradients(&batches[0], seq_len);
     let expected = fixture.numbers("loss")[0];
     assert!(
-        (loss - expected).abs() < 1e-4 * expected,
+        (loss - expected).abs() < tolerances.gradients * expected,
         "{case}: loss {loss} against {expected}"
     );
     let gradients = gradients_by_name(&learner, gradients);
     assert_tensors_near(
         &format!("{case}: gradient"),
-        &fixture,
+        fixture,
         "grad.",
         &gradients,
-        1e-4,
+        tolerances.gradients,
     );
 
     let losses = fixture.numbers("losses");
@@ -247,7 +270,7 @@ fn agrees(case: &str, kernels: Kernels) {
             ("gradient norm", report.grad_norm, norms[update]),
         ] {
             assert!(
-                (found - expected).abs() < 1e-4 * expected,
+                (found - expected).abs() < tolerances.gradients * expected,
                 "{case}: {what} of update {update}: {found} against {expected}"
             );
         }
@@ -255,24 +278,24 @@ fn agrees(case: &str, kernels: Kernels) {
     let weights = weights_by_name(&learner);
     assert_tensors_near(
         &format!("{case}: weight"),
-        &fixture,
+        fixture,
         "after.",
         &weights,
-        1e-5,
+        tolerances.weights,
     );
 }
 
 #[test]
 fn loops_agree_with_pytorch() {
     for case in CASES {
-        agrees(case, Kernels::Host);
+        agrees_on_cpu(case, Kernels::Host);
     }
 }
 
 #[test]
 fn definitions_agree_with_pytorch() {
     for case in CASES {
-        agrees(case, Kernels::Tensor);
+        agrees_on_cpu(case, Kernels::Tensor);
     }
 }
 
@@ -281,7 +304,7 @@ fn definitions_agree_with_pytorch() {
 fn written_back_a_model_is_the_same() {
     for case in CASES {
         let fixture = Fixture::open(case);
-        let learner = fixture.learner(LearnerOptions::default());
+        let learner = fixture.learner(&LearnerOptions::default());
         let dir = tempfile::TempDir::new().expect("temporary directory");
         learner.save_hugging_face(dir.path()).expect("saved");
         let again = Learner::load_checkpoint(dir.path(), &LearnerOptions::default());
@@ -291,5 +314,97 @@ fn written_back_a_model_is_the_same() {
         let mut kept: Vec<String> = weights_by_name(&learner).into_keys().collect();
         kept.sort();
         assert_eq!(kept, fixture.names("after."), "{case}");
+    }
+}
+
+/// What needs a GPU: `cargo xtask gpu-test` builds with the feature `cuda` and runs these.
+#[cfg(feature = "cuda")]
+mod gpu {
+    use imprint_core::Precision;
+
+    use super::*;
+    use crate::device::DeviceChoice;
+
+    /// Products on tensor cores may round factors to 10 bits of fraction.
+    const ON_GPU: Tolerances = Tolerances {
+        logits: 1e-2,
+        gradients: 1e-2,
+        weights: 1e-3,
+    };
+
+    fn options() -> LearnerOptions {
+        LearnerOptions {
+            device: DeviceChoice::Cuda(0),
+            ..LearnerOptions::default()
+        }
+    }
+
+    #[test]
+    fn every_family_agrees_with_pytorch() {
+        for case in CASES {
+            let fixture = Fixture::open(case);
+            let learner = fixture.learner(&options());
+            let (batches, seq_len) = fixture.batches();
+            let found = logits(&learner, &batches[0], seq_len, None);
+            let far = largest_difference(&found, &fixture.numbers("logits"));
+            println!("{case}: logits are {far:e} apart");
+            agrees(case, &fixture, learner, &ON_GPU);
+        }
+    }
+
+    #[test]
+    fn computing_layers_again_and_bfloat16_stay_near() {
+        let fixture = Fixture::open("llama-gqa-untied");
+        let (batches, seq_len) = fixture.batches();
+        let loss = |options: &LearnerOptions| {
+            let learner = fixture.learner(options);
+            learner.loss_and_gradients(&batches[0], seq_len).0
+        };
+        let plain = loss(&options());
+        let again = loss(&LearnerOptions {
+            recompute_layers: true,
+            ..options()
+        });
+        assert!(
+            (again - plain).abs() < 1e-6 * plain,
+            "{again} against {plain}"
+        );
+        let rounded = loss(&LearnerOptions {
+            precision: Precision::Bfloat16,
+            ..options()
+        });
+        println!("loss {plain}, with bfloat16 products {rounded}");
+        assert!(
+            (rounded - plain).abs() < 2e-2 * plain,
+            "{rounded} against {plain}"
+        );
+    }
+
+    #[test]
+    fn a_saved_state_goes_on() {
+        let fixture = Fixture::open("olmo-untied-float32");
+        let (batches, seq_len) = fixture.batches();
+        let rate = fixture.oracle.learning_rate;
+        let mut learner = fixture.learner(&options());
+        for batch in &batches[..5] {
+            learner.update(batch, seq_len, rate).expect("batch fits");
+        }
+        let dir = tempfile::TempDir::new().expect("temporary directory");
+        learner.save_state(dir.path()).expect("saved");
+        let resumed = LearnerOptions {
+            optimizer: fixture.oracle.optimizer,
+            ..options()
+        };
+        let mut resumed = Learner::load_state(dir.path(), &resumed).expect("loads");
+        for batch in &batches[5..] {
+            let expected = learner.update(batch, seq_len, rate).expect("batch fits");
+            let found = resumed.update(batch, seq_len, rate).expect("batch fits");
+            let far = (found.loss_nats - expected.loss_nats).abs();
+            println!("after a resume the loss is {far:e} apart");
+            assert!(
+                far < 1e-5 * expected.loss_nats,
+                "{found:?} against {expected:?}"
+            );
+        }
     }
 }

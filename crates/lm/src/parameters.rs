@@ -62,7 +62,7 @@ impl Part {
     /// From the file's order to the parameter's.
     pub(crate) fn arrange(&self, in_file: &[f32], columns: usize, out: &mut [f32]) {
         self.pairs(columns, |place, at| {
-            out[place].copy_from_slice(&in_file[at])
+            out[place].copy_from_slice(&in_file[at]);
         });
         if self.form == Form::Transposed {
             transpose(in_file, self.rows, out);
@@ -72,7 +72,7 @@ impl Part {
     /// From the parameter's order to the file's.
     pub(crate) fn arrange_back(&self, values: &[f32], columns: usize, in_file: &mut [f32]) {
         self.pairs(columns, |place, at| {
-            in_file[at].copy_from_slice(&values[place])
+            in_file[at].copy_from_slice(&values[place]);
         });
         if self.form == Form::Transposed {
             transpose(values, columns, in_file);

@@ -40,7 +40,7 @@ pub(super) fn read(keys: &Keys<'_>) -> Result<ModelConfig, Error> {
     // An older name of the context's length.
     let context = [json!(sizes.max_position_embeddings)];
     keys.must_be("n_ctx", &context, "it must be `n_positions`")?;
-    let mut config = ModelConfig::plain(Family::Gpt2, sizes, keys)?;
+    let mut config = ModelConfig::plain(Family::Gpt2, &sizes, keys)?;
     keys.no_dropout(&["attn_pdrop", "embd_pdrop", "resid_pdrop"]);
     keys.must_be("scale_attn_weights", &[json!(true)], "scores are scaled")?;
     let no = [json!(false)];

@@ -37,7 +37,7 @@ const ROTARY: RotaryKeys = RotaryKeys {
 };
 
 pub(super) fn read(keys: &Keys<'_>) -> Result<ModelConfig, Error> {
-    let mut config = ModelConfig::plain(Family::GptNeox, Sizes::read(keys)?, keys)?;
+    let mut config = ModelConfig::plain(Family::GptNeox, &Sizes::read(keys)?, keys)?;
     keys.no_dropout(&[
         "attention_dropout",
         "attention_probs_dropout_prob",

@@ -29,7 +29,7 @@ pub(super) const NAMES: Names = Names {
 };
 
 pub(super) fn read(keys: &Keys<'_>) -> Result<ModelConfig, Error> {
-    let mut config = ModelConfig::plain(Family::Llama, Sizes::read(keys)?, keys)?;
+    let mut config = ModelConfig::plain(Family::Llama, &Sizes::read(keys)?, keys)?;
     keys.must_be(
         "hidden_act",
         &[json!("silu"), json!("swish")],

@@ -35,7 +35,7 @@ pub(super) const NAMES: Names = Names {
 const LAYER_NORM_EPS: f32 = 1e-5;
 
 pub(super) fn read(keys: &Keys<'_>) -> Result<ModelConfig, Error> {
-    let mut config = ModelConfig::plain(Family::Olmo, Sizes::read(keys)?, keys)?;
+    let mut config = ModelConfig::plain(Family::Olmo, &Sizes::read(keys)?, keys)?;
     keys.must_be(
         "hidden_act",
         &[json!("silu"), json!("swish")],

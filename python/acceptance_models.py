@@ -216,7 +216,8 @@ def main() -> None:
     failed = []
     with tempfile.TemporaryDirectory(prefix="imprint-acceptance-") as directory:
         work = Path(directory)
-        sources = {path.parent.name: path.parent for path in sorted(FIXTURES.glob("*/oracle.json"))}
+        sources = {path.parent.name: path.parent for path in sorted(FIXTURES.glob("*/oracle.json")
+                   if (path.parent / "config.json").exists()}
         for model in bigger_models():
             name = f"{model.name}-{model.files}"
             if args.only in name:

@@ -216,8 +216,9 @@ def main() -> None:
     failed = []
     with tempfile.TemporaryDirectory(prefix="imprint-acceptance-") as directory:
         work = Path(directory)
-        sources = {path.parent.name: path.parent for path in sorted(FIXTURES.glob("*/oracle.json")
-                   if (path.parent / "config.json").exists()}
+        oracles = sorted(FIXTURES.glob("*/oracle.json"))
+        models = [o.parent for o in oracles if (o.parent / "config.json").exists()]
+        sources = {model.name: model for model in models}
         for model in bigger_models():
             name = f"{model.name}-{model.files}"
             if args.only in name:

@@ -32,11 +32,7 @@ const PUBLISHED: [Shape; 2] = [
 ];
 
 /// Hidden size, layers, tokens of a row, rows.
-const MEASURED: [[u32; 4]; 3] = [
-    [512, 8, 256, 4],
-    [512, 8, 256, 16],
-    [512, 8, 1024, 4],
-];
+const MEASURED: [[u32; 4]; 3] = [[512, 8, 256, 4], [512, 8, 256, 16], [512, 8, 1024, 4]];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();

@@ -242,7 +242,7 @@ impl ModelConfig {
     /// When the sizes do not fit each other, or vocabulary or context length are still open.
     pub fn from_spec(spec: &ModelSpec) -> Result<Self, Error> {
         let json = json!({
-            "architectures": ["OlmoForCausalLM"],
+            "architectures": [Family::Olmo.architecture()],
             "attention_bias": false,
             "attention_dropout": 0.0,
             "bos_token_id": null,
@@ -271,6 +271,8 @@ impl ModelConfig {
     /// A `config.json` that `transformers` loads beside weights in float32.
     pub fn to_json(&self) -> Value {
         let mut json = self.json.clone();
+        json.entry("architectures")
+            .or_insert_with(|| json!([self.family.architecture()]));
         // The newer and the older name of it.
         for key in ["dtype", "torch_dtype"] {
             json.insert(key.to_owned(), "float32".into());

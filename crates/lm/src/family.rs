@@ -120,6 +120,17 @@ impl Family {
         }
     }
 
+    /// The class of `transformers` that loads it.
+    pub(crate) fn architecture(self) -> &'static str {
+        match self {
+            Self::Olmo => "OlmoForCausalLM",
+            Self::Olmo2 => "Olmo2ForCausalLM",
+            Self::Llama => "LlamaForCausalLM",
+            Self::GptNeox => "GPTNeoXForCausalLM",
+            Self::Gpt2 => "GPT2LMHeadModel",
+        }
+    }
+
     /// What `transformers` takes for granted where a file does not say it.
     pub(crate) fn is_tied_by_default(self) -> bool {
         self == Self::Gpt2

@@ -16,6 +16,7 @@ import base64
 import json
 import pickle
 import random
+import re
 import shutil
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
@@ -332,6 +333,9 @@ def main() -> None:
         FIXTURES / "torch/before-1.6.pt",
         _use_new_zipfile_serialization=False,
     )
+    # PyTorch names a storage by its address there; made again, the file shall be the same.
+    before = FIXTURES / "torch/before-1.6.pt"
+    before.write_bytes(re.sub(rb"\d{9,}", lambda m: b"0" * len(m[0]), before.read_bytes()))
 
     # The files are the start, so that what is compared went through them.
     model.double()

@@ -299,6 +299,24 @@ fn definitions_agree_with_pytorch() {
     }
 }
 
+#[test]
+fn computing_layers_again_changes_no_bit_of_any_family() {
+    for case in CASES {
+        let fixture = Fixture::open(case);
+        let (batches, seq_len) = fixture.batches();
+        let gradients = |recompute_layers| {
+            let learner = fixture.learner(&LearnerOptions {
+                recompute_layers,
+                document_end: Some(fixture.oracle.eos),
+                ..LearnerOptions::default()
+            });
+            let (loss, gradients) = learner.loss_and_gradients(&batches[0], seq_len);
+            (loss, gradients_by_name(&learner, gradients))
+        };
+        assert!(gradients(true) == gradients(false), "{case}");
+    }
+}
+
 /// What is written back holds the same tensors under the same names, in float32.
 #[test]
 fn written_back_a_model_is_the_same() {

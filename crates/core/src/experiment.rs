@@ -509,6 +509,39 @@ impl ExperimentSpec {
                 return fail(field, "must be 1 at least");
             }
         }
+        let optimizer = &self.training.optimizer;
+        for (field, value, fits, range) in [
+            (
+                "beta1",
+                optimizer.beta1,
+                (0.0..1.0).contains(&optimizer.beta1),
+                "from 0 up to 1",
+            ),
+            (
+                "beta2",
+                optimizer.beta2,
+                (0.0..1.0).contains(&optimizer.beta2),
+                "from 0 up to 1",
+            ),
+            ("eps", optimizer.eps, optimizer.eps > 0.0, "greater than 0"),
+            (
+                "weight_decay",
+                optimizer.weight_decay,
+                optimizer.weight_decay >= 0.0,
+                "0 at least",
+            ),
+            (
+                "clip_norm",
+                optimizer.clip_norm,
+                optimizer.clip_norm > 0.0,
+                "greater than 0",
+            ),
+        ] {
+            if !(fits && value.is_finite()) {
+                let problem = format!("is {value}; it must be {range}");
+                return fail(&format!("training.optimizer.{field}"), &problem);
+            }
+        }
         if let Some(clip) = self.training.optimizer.clip_warmup
             && !(clip.factor.is_finite() && clip.factor > 0.0)
         {
@@ -597,6 +630,14 @@ impl ExperimentSpec {
                 return fail(
                     &format!("{field}.optimizer.reset.from"),
                     "is a share of the schedule's rate, from 0 to 1",
+                );
+            }
+            if let Some(m) = &c.init
+                && !(m.rope_theta.is_finite() && m.rope_theta > 0.0)
+            {
+                return fail(
+                    &format!("{field}.init.rope_theta"),
+                    "must be greater than 0",
                 );
             }
             if let Some(m) = &c.init

@@ -98,7 +98,7 @@ pub enum Interpolation {
 }
 
 /// Why a schedule that ends after so many tokens cannot be settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettleError {
     #[error(
         "`max_tokens` needs to know how many tokens the checkpoint has seen, and the checkpoint \
@@ -110,6 +110,14 @@ pub enum SettleError {
          ({max_tokens})"
     )]
     NothingLeft { tokens_seen: u64, max_tokens: u64 },
+    #[error(
+        "`max_tokens` {max_tokens} ends the schedule at global step {max_steps}, but {problem}"
+    )]
+    Unfit {
+        max_tokens: u64,
+        max_steps: u64,
+        problem: String,
+    },
 }
 
 /// Rates start at, and decay to, this share of the peak unless the file says otherwise.
@@ -185,7 +193,14 @@ impl LearningRate {
                     max_tokens,
                 });
             }
-            *end = End::Steps(first_global_step + left / tokens_per_update);
+            let max_steps = first_global_step + left / tokens_per_update;
+            *end = End::Steps(max_steps);
+            // What is asked of an end in steps holds for this one too.
+            Self::try_from(Keys::from(settled.clone())).map_err(|problem| SettleError::Unfit {
+                max_tokens,
+                max_steps,
+                problem,
+            })?;
         }
         Ok(RateSchedule(settled))
     }

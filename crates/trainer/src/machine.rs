@@ -38,8 +38,36 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Memory that new processes can have without swapping, in bytes.
+/// Memory that this process can still have without swapping, in bytes: the machine's, or what is left
+/// of a control group's limit where that is less.
 pub(crate) fn available_memory_bytes() -> Option<u64> {
+    let of_machine = free_memory_bytes()?;
+    Some(left_of_limits_bytes().map_or(of_machine, |left| left.min(of_machine)))
+}
+
+/// What the tightest limit of this process's control groups (version 2) leaves.
+fn left_of_limits_bytes() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|l| l.strip_prefix("0::/"))?;
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let number = |path: std::path::PathBuf| -> Option<u64> {
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let own = root.join(own);
+    (own.ancestors().take_while(|group| group.starts_with(root)))
+        .filter_map(|group| {
+            let limit = number(group.join("memory.max"))?;
+            Some(limit.saturating_sub(number(group.join("memory.current"))?))
+        })
+        .min()
+}
+
+/// The processor cores that this process may use.
+pub(crate) fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn free_memory_bytes() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo
         .lines()

@@ -152,7 +152,8 @@ impl Attempt<'_> {
         let dir = AttemptDir::of(run_dir, self.begun.attempt);
         std::fs::create_dir_all(dir.path().join("states"))
             .with_context(|| format!("make the directory {}", dir.path().display()))?;
-        state::sweep(run_dir, self.begun.attempt, &self.begun.states);
+        let run = spec.identity.hash();
+        state::sweep(run_dir, &run, self.begun.attempt, &self.begun.states);
         let machine = Machine::here(&spec.resources.device, spec.resources.threads);
         let data = TrainingData::open(&spec)?;
         for warning in data.warnings() {
@@ -226,7 +227,7 @@ impl Attempt<'_> {
 
         let states = StateWriter {
             dir,
-            run: spec.identity.hash(),
+            run,
             settled,
             machine,
         };

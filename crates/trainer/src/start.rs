@@ -13,8 +13,8 @@ use imprint_proto::pb;
 
 use crate::{machine, state};
 
-/// Share of a machine's free memory that a run on the CPU fills when it may choose its micro-batch:
-/// others may start beside it.
+/// Most of a machine's free memory that a run on the CPU fills when it may choose its micro-batch.
+/// It fills no larger share than it has of the cores: others may start beside it.
 const SHARE_OF_FREE_MEMORY: f64 = 0.5;
 
 /// Where a checkpoint stands.
@@ -163,7 +163,8 @@ fn micro_batch_rows(spec: &RunSpec, learner: &Learner) -> anyhow::Result<u32> {
             let free = machine::available_memory_bytes().context(
                 "this machine does not say how much memory is free; set `resources.memory_gib`",
             )?;
-            (SHARE_OF_FREE_MEMORY * free as f64, false)
+            let of_cores = f64::from(spec.resources.threads) / machine::n_cores() as f64;
+            (SHARE_OF_FREE_MEMORY.min(of_cores) * free as f64, false)
         }
     };
     let rows = learner.micro_batch_rows_in(

@@ -213,7 +213,9 @@ pub(crate) fn open(state: &pb::SavedState) -> anyhow::Result<Manifest> {
         state.path,
         state.sha256
     );
-    parse(dir, &text)
+    let manifest = parse(dir, &text)?;
+    verify(dir, &manifest)?;
+    Ok(manifest)
 }
 
 /// The first of several equal states that is on this machine and holds what was recorded.
@@ -236,10 +238,10 @@ pub(crate) fn newest_sound(
     Err(wrong)
 }
 
-/// The manifest of a directory that is a state; `None` where it is none.
+/// The manifest of a directory that is a state; `None` where it is none. Its files are not verified.
 ///
 /// # Errors
-/// When it is one and is damaged.
+/// When it cannot be read.
 pub(crate) fn find(dir: &Path) -> anyhow::Result<Option<Manifest>> {
     match fs::read(dir.join(MANIFEST)) {
         Ok(text) => parse(dir, &text).map(Some),
@@ -257,6 +259,11 @@ fn parse(dir: &Path, text: &[u8]) -> anyhow::Result<Manifest> {
         dir.display(),
         manifest.version
     );
+    Ok(manifest)
+}
+
+/// Holds every file of a state to what its manifest says.
+fn verify(dir: &Path, manifest: &Manifest) -> anyhow::Result<()> {
     for (name, recorded) in &manifest.files {
         let path = dir.join(name);
         let found = record(&path).with_context(|| format!("read {}", path.display()))?;
@@ -270,13 +277,14 @@ fn parse(dir: &Path, text: &[u8]) -> anyhow::Result<Manifest> {
             recorded.n_bytes
         );
     }
-    Ok(manifest)
+    Ok(())
 }
 
 /// Removes what attempts before `attempt` left of states that they could not record.
 ///
 /// They have ended, so none of it will ever be recorded.
-pub(crate) fn sweep(run_dir: &Path, attempt: u32, recorded: &[pb::SavedState]) {
+/// What is not known to be this run's stays: the directory may be another database's.
+pub(crate) fn sweep(run_dir: &Path, run: &SpecHash, attempt: u32, recorded: &[pb::SavedState]) {
     let is_recorded = |of: u32, name: &str| {
         let step = name
             .strip_prefix("step-")
@@ -292,6 +300,10 @@ pub(crate) fn sweep(run_dir: &Path, attempt: u32, recorded: &[pb::SavedState]) {
                 continue;
             }
             let path = entry.path();
+            let is_unfinished = path.extension().is_some_and(|e| e == UNFINISHED);
+            if !is_unfinished && !find(&path).is_ok_and(|m| m.is_some_and(|m| m.run == *run)) {
+                continue;
+            }
             if let Err(e) = fs::remove_dir_all(&path) {
                 tracing::warn!("cannot remove the leftover {}: {e}", path.display());
             }

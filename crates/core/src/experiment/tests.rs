@@ -364,3 +364,20 @@ fn the_order_is_part_of_what_a_run_is() {
         hash("format = \"jsonl\"\ntext_field = \"text\"")
     );
 }
+
+#[test]
+fn constants_of_the_optimizer_are_in_their_range() {
+    for (constant, field) in [
+        ("beta2 = 1.5", "beta2"),
+        ("eps = nan", "eps"),
+        ("weight_decay = inf", "weight_decay"),
+        ("clip_norm = 0.0", "clip_norm"),
+    ] {
+        let file = format!("{FILE}\n[training.optimizer]\n{constant}");
+        let error = parse(&file).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("training.optimizer.{field}")),
+            "{error}"
+        );
+    }
+}

@@ -289,3 +289,19 @@ proptest! {
         }
     }
 }
+
+/// What the file says in tokens is refused in tokens, before a run depends on it.
+#[test]
+fn an_end_in_tokens_is_held_to_the_rules_of_an_end_in_steps() {
+    let rate: LearningRate = toml::from_str(
+        "kind = 'linear'\npeak = 1e-3\nwarmup_steps = 2000\nmax_tokens = 10_000_000",
+    )
+    .unwrap();
+    let error = rate.settle(0, Some(0), 128 * 2048).unwrap_err().to_string();
+    assert!(
+        error.contains("`max_tokens` 10000000 ends the schedule at global step 38"),
+        "{error}"
+    );
+    assert!(error.contains("warm-up of 2000"), "{error}");
+    rate.settle(0, Some(0), 2048).unwrap();
+}

@@ -114,19 +114,28 @@ impl Store {
         attempt: u32,
         settled: &Settled,
     ) -> Result<Settled, Error> {
-        let stands: Option<Json<Settled>> = sqlx::query_scalar(
-            "update imprint.run r set settled = coalesce(r.settled, $3)
-             from imprint.attempt a
-             where a.run_id = r.run_id and r.run_id = $1 and a.attempt = $2 and a.ended_at is null
-             returning r.settled",
-        )
-        .bind(run_id)
-        .bind(attempt as i32)
-        .bind(Json(settled))
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(Error::doing(format!("settle run {run_id}")))?;
-        stands
+        let settle = async {
+            let mut tx = self.pool.begin().await?;
+            // A later attempt that begins meanwhile is seen by what follows.
+            lock_run(&mut tx, run_id).await?;
+            let stands: Option<Json<Settled>> = sqlx::query_scalar(
+                "update imprint.run r set settled = coalesce(r.settled, $3)
+                 from imprint.attempt a
+                 where a.run_id = r.run_id and r.run_id = $1 and a.attempt = $2
+                   and a.ended_at is null
+                 returning r.settled",
+            )
+            .bind(run_id)
+            .bind(attempt as i32)
+            .bind(Json(settled))
+            .fetch_optional(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(stands)
+        };
+        settle
+            .await
+            .map_err(Error::doing(format!("settle run {run_id}")))?
             .map(|Json(settled)| settled)
             .ok_or(Error::StaleAttempt {
                 run: run_id,
@@ -500,7 +509,7 @@ async fn record_state(
          delete from imprint.saved_state s using ranked x
          where s.run_id = $1 and (s.step, s.attempt) = (x.step, x.attempt)
            and not x.keep and not x.newest_durable
-           and x.newest > (select coalesce((r.spec #>> '{saving,keep_last}')::int4, 2)
+           and x.newest > (select coalesce((r.spec #>> '{saving,keep_last}')::int8, 2)
                            from imprint.run r where r.run_id = $1)
          returning s.step, s.attempt, s.path, s.sha256, s.global_step",
     )

@@ -270,7 +270,10 @@ impl Store {
             let labels = sqlx::query_scalar(
                 "update imprint.run r
                  set state = 'queued', reason = '', cancel_requested = false, barren_attempts = 0,
-                     not_before = now(), finished_at = null
+                     not_before = now(), finished_at = null,
+                     -- A run without a state begins anew, and may choose otherwise.
+                     settled = case when exists (select from imprint.saved_state s
+                                                 where s.run_id = r.run_id) then r.settled end
                  from imprint.experiment_run e join imprint.experiment x using (experiment_id)
                  where r.run_id = any($2) and e.run_id = r.run_id and x.name = $1
                    and r.state in ('failed', 'cancelled')

@@ -128,7 +128,12 @@ fn what_could_not_be_recorded_is_swept() {
         .state(30)
         .with_extension(UNFINISHED);
     fs::create_dir_all(&unfinished).unwrap();
-    sweep(dir.path(), 3, std::slice::from_ref(&kept));
+    sweep(
+        dir.path(),
+        &SpecHash("run".to_owned()),
+        3,
+        std::slice::from_ref(&kept),
+    );
     for (path, is_there) in [
         (Path::new(&kept.path), true),
         (Path::new(&lost.path), false),

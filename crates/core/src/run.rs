@@ -273,8 +273,8 @@ impl RunIdentity {
 pub enum Precision {
     #[default]
     Float32,
-    /// Matrix products of factors rounded to bfloat16; parameters, moments, norms, softmax and sums
-    /// stay float32.
+    /// Matrix products whose factors and results are rounded to bfloat16; parameters, moments,
+    /// norms, softmax, sums, and the logits of readings stay float32.
     Bfloat16,
 }
 

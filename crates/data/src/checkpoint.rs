@@ -120,7 +120,12 @@ impl CheckpointFiles {
                 let line = text.lines().find_map(|l| l.trim().strip_prefix(key));
                 line.and_then(|rest| rest.trim().parse::<u64>().ok())
             };
-            return Ok(value("embedding_size:").max(value("vocab_size:")));
+            let sizes = (value("embedding_size:"), value("vocab_size:"));
+            return Ok(match sizes {
+                (Some(padded), Some(size)) => Some(padded.max(size)),
+                // What a missing one stands for is known to the reader of the model.
+                _ => None,
+            });
         }
         let size = read_json(&self.config)?["vocab_size"].as_u64();
         let size =

@@ -233,6 +233,19 @@ impl TensorFiles {
                 });
             }
         }
+        if let Some(name) = files
+            .tensors
+            .keys()
+            .find(|&name| !weight_map.contains_key(name))
+        {
+            return Err(Error::ShardIndex {
+                reason: format!(
+                    "does not name the tensor `{name}`, which {} holds",
+                    files.path_of(name).display()
+                ),
+                path: files.source,
+            });
+        }
         Ok(files)
     }
 

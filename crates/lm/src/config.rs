@@ -231,6 +231,13 @@ impl ModelConfig {
         )?;
         keys.must_be("pruned_heads", &[json!({})], "pruned heads are not done")?;
         keys.refuse_unknown(family)?;
+        let [pad, eos] = ["pad_token_id", "eos_token_id"].map(|key| json.get(key));
+        if pad.is_some_and(|pad| !pad.is_null()) && pad == eos {
+            tracing::warn!(
+                "model configuration, `pad_token_id`: is the end-of-sequence token, whose embedding \
+                 `transformers` would not train; here it is trained"
+            );
+        }
         config.json = json.clone();
         config.check()?;
         Ok(config)

@@ -185,7 +185,8 @@ impl Decoder {
             .map(|(from, n)| {
                 let targets = targets.narrow(from, n);
                 let hidden = hidden.clone().narrow(0, from, n);
-                let logits = self.compute.product(hidden, head.clone());
+                // In float32 whatever the precision: a reading must not round its logits.
+                let logits = hidden.matmul(head.clone());
                 match self.compute.kernels {
                     Kernels::Host => {
                         let mut logits = Matrix::take(logits);

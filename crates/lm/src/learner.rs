@@ -29,7 +29,8 @@ pub struct LearnerOptions {
     /// Rows of one forward and backward pass; the whole batch where absent.
     /// It changes the order of sums, and so the last digits of a number.
     pub micro_batch_rows: Option<usize>,
-    /// Of the factors of matrix products; parameters, moments and sums are float32.
+    /// Of matrix products: factors and products are rounded to it. Parameters, moments, norms,
+    /// softmax, sums, and the logits of readings are float32.
     pub precision: Precision,
     /// Whether an update computes the inside of decoder layers twice rather than keep it: it changes
     /// no number, takes about a third more time, and leaves of a layer its input alone.
@@ -185,8 +186,8 @@ impl Learner {
             self.config(),
             seq_len,
             n_parameters,
+            self.decoder.compute,
             self.decoder.max_logits(),
-            self.decoder.compute.recomputes_layers,
         );
         // Parameters, the sum of gradients and two moments, of which some may be there already.
         let (there, coming) = match self.optimizer.moments {

@@ -4,21 +4,33 @@
 //! weights), `[q; k; v]` and what attention makes of it ((2 H + 2 G)·C), `[gate; up]` and their
 //! product (3 F), and the residual stream (2 D).
 //! The backward pass itself holds about two layers' worth more.
-//! Logits exist in chunks only, at most three of a chunk's size at a time.
+//! Logits exist in chunks only, of which a few copies exist at a time.
+//! As tensor operations, attention holds a few matrices of scores of one layer, [H, n, n] a row.
 //! Everything is float32.
+
+use imprint_core::Precision;
 
 use crate::config::ModelConfig;
 use crate::decoder;
 use crate::device::DeviceChoice;
 use crate::parameters::{Layout, Parameter};
-use crate::tape::Kernels;
+use crate::tape::{Compute, Kernels};
 
 /// Bytes of a float32.
 const BYTES: u64 = 4;
 /// Layers' worth of values that the backward pass holds beside what was kept for it.
 const LAYERS_IN_FLIGHT: u64 = 2;
-/// Matrices of a chunk's logits that exist at a time: the logits, their gradient, its transpose.
-const LOGITS_AT_A_TIME: u64 = 3;
+
+/// Matrices that exist at a time: of a chunk's logits, and of a layer's scores.
+fn matrices_at_a_time(kernels: Kernels) -> (u64, u64) {
+    match kernels {
+        // The logits, their gradient, its transpose; scores are of one head and a few rows.
+        Kernels::Host => (3, 0),
+        // Logits, their log-softmax, its exponential, the targets twice, the gradient; scores, their
+        // softmax, both gradients, and one in the making.
+        Kernels::Tensor => (6, 5),
+    }
+}
 
 /// What a pass takes beside parameters and moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,24 +46,26 @@ impl PassMemory {
         config: &ModelConfig,
         seq_len: usize,
         n_parameters: usize,
+        compute: Compute,
         max_logits: usize,
-        recomputes_layers: bool,
     ) -> Self {
+        let (n_logits, n_scores) = matrices_at_a_time(compute.kernels);
         let [d, ff] = [config.hidden_size, config.intermediate_size].map(|n| n as u64);
         let heads = config.num_attention_heads + config.num_key_value_heads;
         let attention = 2 * (heads * config.head_dim) as u64;
         let layer_values = 6 * d + attention + 3 * ff;
         let n_layers = config.num_hidden_layers as u64;
-        let kept = match recomputes_layers {
+        let kept = match compute.recomputes_layers {
             // Of every layer its input, and of one at a time everything.
             true => n_layers * d + layer_values,
             false => n_layers * layer_values,
         };
         let token_values = kept + LAYERS_IN_FLIGHT * layer_values + 3 * d;
+        let (n, n_heads) = (seq_len as u64 - 1, config.num_attention_heads as u64);
         let logits = max_logits.max(config.vocab_size) as u64;
         Self {
-            fixed_bytes: BYTES * (n_parameters as u64 + LOGITS_AT_A_TIME * logits),
-            row_bytes: BYTES * token_values * (seq_len as u64 - 1),
+            fixed_bytes: BYTES * (n_parameters as u64 + n_logits * logits),
+            row_bytes: BYTES * (token_values * n + n_scores * n_heads * n * n),
         }
     }
 
@@ -85,8 +99,13 @@ impl ModelConfig {
         recompute_layers: bool,
     ) -> u64 {
         let n_parameters = self.n_parameters();
-        let max_logits = decoder::max_logits(Kernels::of(device));
-        let pass = PassMemory::new(self, seq_len, n_parameters, max_logits, recompute_layers);
+        let compute = Compute {
+            kernels: Kernels::of(device),
+            precision: Precision::Float32,
+            recomputes_layers: recompute_layers,
+        };
+        let max_logits = decoder::max_logits(compute.kernels);
+        let pass = PassMemory::new(self, seq_len, n_parameters, compute, max_logits);
         TABLES * BYTES * n_parameters as u64 + pass.fixed_bytes + u64::from(n_rows) * pass.row_bytes
     }
 }

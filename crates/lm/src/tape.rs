@@ -46,7 +46,8 @@ impl Kernels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Compute {
     pub(crate) kernels: Kernels,
-    /// Of the factors of matrix products; what is added up, normed or kept is float32.
+    /// Of matrix products: factors and products are rounded to it. Readings' logits, norms, softmax,
+    /// sums and what is kept are float32.
     pub(crate) precision: Precision,
     /// Whether the way back computes a decoder layer's inside again rather than keep it.
     pub(crate) recomputes_layers: bool,

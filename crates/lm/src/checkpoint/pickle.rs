@@ -14,7 +14,7 @@ use super::tensor::{Dtype, Extent, Tensor, whole};
 const MAX_VALUES: usize = 1 << 22;
 /// How deep containers may lie in containers.
 const MAX_DEPTH: usize = 64;
-const MAX_DIMENSIONS: usize = 64;
+const MAX_DIMENSIONS: usize = 8;
 
 /// What a pickle holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -670,6 +670,12 @@ impl<'a> Machine<'a, '_> {
                 Some(Node::Tensor(_)) => self.push(tensor),
                 _ => Err(misused()),
             },
+            // PyTorch adds a seventh argument for views that are negated or conjugated when read.
+            (Global::RebuildTensor, &[_, _, _, _, _, _, _, ..]) => Err(
+                "it holds a tensor that is negated or conjugated only when it is read; resolve it \
+                 (`resolve_neg`, `resolve_conj`) and save again"
+                    .to_owned(),
+            ),
             (Global::RebuildTensor, &[storage, offset, size, stride, ..]) => {
                 let tensor = self.tensor(storage, offset, size, stride, None)?;
                 self.push_node(tensor)

@@ -338,6 +338,8 @@ async fn each_kind_of_failure_has_its_code() {
 async fn nothing_acknowledged_is_lost_when_postgres_is_killed() {
     const N_UPDATES: u32 = 1500;
     const N_KILLS: u32 = 3;
+    // The trainer gets no further ahead of the kills than this, however slow they are.
+    const AHEAD: u32 = 200;
     let db = TestDb::start_durable().await;
     let service = Service::start(&db).await;
     let run = SeedRun {
@@ -350,6 +352,7 @@ async fn nothing_acknowledged_is_lost_when_postgres_is_killed() {
 
     let progress = std::sync::atomic::AtomicU32::new(0);
     let progress = &progress;
+    let may_send = tokio::sync::watch::Sender::new(N_UPDATES / (N_KILLS + 1) + AHEAD);
     let deliver = async {
         let mut acknowledged = 0;
         let mut n_broken = 0;
@@ -367,8 +370,12 @@ async fn nothing_acknowledged_is_lost_when_postgres_is_killed() {
                 at.0
             );
             let (sender, run) = (trainer.sender.clone(), run.clone());
+            let mut until = may_send.subscribe();
             let sending = tokio::spawn(async move {
                 for index in at.0..=N_UPDATES {
+                    if until.wait_for(|&until| index <= until).await.is_err() {
+                        break;
+                    }
                     let message = Some(reading(&run, index, 1));
                     if sender.send(pb::IngestRequest { message }).await.is_err() {
                         break;
@@ -399,6 +406,8 @@ async fn nothing_acknowledged_is_lost_when_postgres_is_killed() {
             })
             .await;
             db.kill_postmaster();
+            let next = (n + 1) * N_UPDATES / (N_KILLS + 1);
+            may_send.send_replace(next + AHEAD);
             db.restart().await;
         }
     };

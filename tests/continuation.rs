@@ -133,7 +133,7 @@ async fn kill_at_random(lab: &Lab, run_id: i32, n_kills: u32, random: &mut Rando
     let mut last_pid = 0;
     while killed < n_kills {
         imprint_testkit::wait_until(LIMIT, "the next attempt has begun", || async {
-            newest_pid(lab, run_id)
+            lab.newest_pid(run_id)
                 .await
                 .is_some_and(|pid| pid != last_pid)
         })
@@ -145,7 +145,7 @@ async fn kill_at_random(lab: &Lab, run_id: i32, n_kills: u32, random: &mut Rando
         // A moment is random when nothing waits for it.
         let pause = random.below(if killed % 3 == 2 { 500 } else { 40 });
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        last_pid = newest_pid(lab, run_id).await.expect("an attempt");
+        last_pid = lab.newest_pid(run_id).await.expect("an attempt");
         match kill(Pid::from_raw(last_pid), Signal::SIGKILL) {
             Ok(()) => killed += 1,
             // It has finished, which too many steps a second would do.
@@ -154,24 +154,6 @@ async fn kill_at_random(lab: &Lab, run_id: i32, n_kills: u32, random: &mut Rando
         }
         furthest = furthest.max(lab.n_stored(run_id).await.unwrap_or_default());
     }
-}
-
-async fn newest_pid(lab: &Lab, run_id: i32) -> Option<i32> {
-    sqlx::query_scalar(
-        "select pid from imprint.attempt where run_id = $1 order by attempt desc limit 1",
-    )
-    .bind(run_id)
-    .fetch_optional(&lab.pool().await)
-    .await
-    .expect("find the attempt")
-}
-
-async fn n_attempts(lab: &Lab, run_id: i32) -> i64 {
-    sqlx::query_scalar("select count(*) from imprint.attempt where run_id = $1")
-        .bind(run_id)
-        .fetch_one(&lab.pool().await)
-        .await
-        .expect("count the attempts")
 }
 
 fn label(name: &str) -> String {
@@ -205,7 +187,7 @@ async fn a_hundred_steps_are_fifty_and_fifty() {
     lab.signal_trainer(run_id, Signal::SIGKILL).await;
     lab.all_complete("halves", LIMIT).await;
     assert_same(&outcome(&lab, &label, 100).await, &undisturbed);
-    assert_eq!(n_attempts(&lab, run_id).await, 2);
+    assert_eq!(lab.n_attempts(run_id).await, 2);
     let log = lab.trainer_log(run_id);
     assert!(log.contains("resuming at step 50 of attempt 1"), "{log}");
 
@@ -247,7 +229,7 @@ async fn random_kills_leave_no_trace(n_updates: u32, n_kills: u32, seed: u64) {
     kill_at_random(&lab, run_id, n_kills, &mut Random(seed)).await;
     lab.all_complete("random", 3 * LIMIT).await;
     assert_same(&outcome(&lab, &label, n_updates).await, &undisturbed);
-    assert!(n_attempts(&lab, run_id).await > i64::from(n_kills));
+    assert!(lab.n_attempts(run_id).await > i64::from(n_kills));
 
     // Nothing is left of what was saved and not recorded, or half saved.
     let pool = lab.pool().await;
@@ -286,7 +268,7 @@ async fn ten_random_kills_leave_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes many minutes: for `cargo xtask soak`"]
+#[ignore = "takes minutes: `cargo xtask soak` runs it"]
 async fn a_hundred_random_kills_leave_no_trace() {
     for seed in 2..5 {
         random_kills_leave_no_trace(2400, 100, seed).await;

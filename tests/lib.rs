@@ -290,15 +290,29 @@ impl Lab {
         .await;
     }
 
-    /// The process of the run's newest attempt.
-    pub async fn trainer_pid(&self, run_id: i32) -> i32 {
+    /// How often the run was begun.
+    pub async fn n_attempts(&self, run_id: i32) -> i64 {
+        sqlx::query_scalar("select count(*) from imprint.attempt where run_id = $1")
+            .bind(run_id)
+            .fetch_one(&self.pool().await)
+            .await
+            .expect("count the attempts")
+    }
+
+    /// The process of the run's newest attempt, if there is one.
+    pub async fn newest_pid(&self, run_id: i32) -> Option<i32> {
         sqlx::query_scalar(
             "select pid from imprint.attempt where run_id = $1 order by attempt desc limit 1",
         )
         .bind(run_id)
-        .fetch_one(&self.pool().await)
+        .fetch_optional(&self.pool().await)
         .await
         .expect("find the attempt")
+    }
+
+    /// The process of the run's newest attempt.
+    pub async fn trainer_pid(&self, run_id: i32) -> i32 {
+        self.newest_pid(run_id).await.expect("the run was begun")
     }
 
     /// Sends a signal to the trainer of the run's newest attempt.

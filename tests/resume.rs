@@ -50,14 +50,6 @@ fn assert_same(disturbed: &[StoredReading], undisturbed: &[StoredReading]) {
     );
 }
 
-async fn n_attempts(lab: &Lab, run_id: i32) -> i64 {
-    sqlx::query_scalar("select count(*) from imprint.attempt where run_id = $1")
-        .bind(run_id)
-        .fetch_one(&lab.pool().await)
-        .await
-        .expect("count the attempts")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_services_trainers_and_databases_leave_no_trace() {
     let want = undisturbed().await;
@@ -74,7 +66,7 @@ async fn killed_services_trainers_and_databases_leave_no_trace() {
     lab.signal_trainer(run_id, Signal::SIGTERM).await;
     lab.all_complete("resume", LIMIT).await;
     assert_same(&lab.readings(run_id).await, &want);
-    assert_eq!(n_attempts(&lab, run_id).await, 3);
+    assert_eq!(lab.n_attempts(run_id).await, 3);
     // What was stored beyond the state that the second attempt resumed from was measured twice.
     let (superseded, resumed_at): (i64, i32) = sqlx::query_as(
         "select (select count(*) from imprint.superseded_reading r
@@ -108,7 +100,7 @@ async fn killed_services_trainers_and_databases_leave_no_trace() {
     lab.all_complete("resume", LIMIT).await;
     assert_same(&lab.readings(run_id).await, &want);
     assert_eq!(
-        n_attempts(&lab, run_id).await,
+        lab.n_attempts(run_id).await,
         1,
         "the trainer should never have stopped"
     );

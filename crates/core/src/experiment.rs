@@ -509,46 +509,8 @@ impl ExperimentSpec {
                 return fail(field, "must be 1 at least");
             }
         }
-        let optimizer = &self.training.optimizer;
-        for (field, value, fits, range) in [
-            (
-                "beta1",
-                optimizer.beta1,
-                (0.0..1.0).contains(&optimizer.beta1),
-                "from 0 up to 1",
-            ),
-            (
-                "beta2",
-                optimizer.beta2,
-                (0.0..1.0).contains(&optimizer.beta2),
-                "from 0 up to 1",
-            ),
-            ("eps", optimizer.eps, optimizer.eps > 0.0, "greater than 0"),
-            (
-                "weight_decay",
-                optimizer.weight_decay,
-                optimizer.weight_decay >= 0.0,
-                "0 at least",
-            ),
-            (
-                "clip_norm",
-                optimizer.clip_norm,
-                optimizer.clip_norm > 0.0,
-                "greater than 0",
-            ),
-        ] {
-            if !(fits && value.is_finite()) {
-                let problem = format!("is {value}; it must be {range}");
-                return fail(&format!("training.optimizer.{field}"), &problem);
-            }
-        }
-        if let Some(clip) = self.training.optimizer.clip_warmup
-            && !(clip.factor.is_finite() && clip.factor > 0.0)
-        {
-            return fail(
-                "training.optimizer.clip_warmup.factor",
-                "must be greater than 0",
-            );
+        if let Err((key, problem)) = self.training.optimizer.check() {
+            return fail(&format!("training.optimizer.{key}"), &problem);
         }
         let memory_gib = self.resources.memory_gib;
         if memory_gib.is_some_and(|gib| !(gib.is_finite() && gib > 0.0)) {

@@ -311,6 +311,53 @@ pub struct ClipWarmup {
 }
 
 impl OptimizerSpec {
+    /// Holds the constants to their ranges.
+    ///
+    /// # Errors
+    /// The first that is out of its range, by its key, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let share = 0.0..1.0;
+        let clip_factor = self.clip_warmup.map_or(1.0, |clip| clip.factor);
+        for (key, value, fits, range) in [
+            (
+                "beta1",
+                self.beta1,
+                share.contains(&self.beta1),
+                "from 0 up to 1",
+            ),
+            (
+                "beta2",
+                self.beta2,
+                share.contains(&self.beta2),
+                "from 0 up to 1",
+            ),
+            ("eps", self.eps, self.eps > 0.0, "greater than 0"),
+            (
+                "weight_decay",
+                self.weight_decay,
+                self.weight_decay >= 0.0,
+                "0 at least",
+            ),
+            (
+                "clip_norm",
+                self.clip_norm,
+                self.clip_norm > 0.0,
+                "greater than 0",
+            ),
+            (
+                "clip_warmup.factor",
+                clip_factor,
+                clip_factor > 0.0,
+                "greater than 0",
+            ),
+        ] {
+            if !(fits && value.is_finite()) {
+                return Err((key, format!("is {value}; it must be {range}")));
+            }
+        }
+        Ok(())
+    }
+
     /// The clip of update `step` of a run whose checkpoint stands at `first_global_step`.
     ///
     /// As for the learning rate, update 0 of a new model is at global step 1.

@@ -39,6 +39,21 @@ pub fn file_sha256(path: &Path) -> Result<String> {
     })
 }
 
+/// Holds a file's hash to what it was.
+///
+/// # Errors
+/// When the two differ.
+pub(crate) fn check_hash(path: &Path, now: String, then: &str) -> Result<()> {
+    if now == then {
+        return Ok(());
+    }
+    Err(Error::Changed {
+        path: path.to_owned(),
+        now,
+        then: then.to_owned(),
+    })
+}
+
 fn hash_file(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;

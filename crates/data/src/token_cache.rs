@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::array::IntegerType;
-use crate::digest::file_sha256;
+use crate::digest::{check_hash, file_sha256};
 use crate::documents::{TextFormat, documents};
 use crate::{Error, Result, Tokenizer};
 
@@ -121,18 +121,6 @@ struct Entry {
     tokenizer_sha256: String,
 }
 
-fn check_hash(path: &Path, then: &str) -> Result<()> {
-    let now = file_sha256(path)?;
-    if now == then {
-        return Ok(());
-    }
-    Err(Error::Changed {
-        path: path.to_owned(),
-        now,
-        then: then.to_owned(),
-    })
-}
-
 impl Entry {
     fn new(directory: &Path, text: &Text) -> Result<Self> {
         let text_sha256 = file_sha256(text.path)?;
@@ -218,8 +206,9 @@ impl Entry {
         let partial = self.tokens.with_extension("partial");
         let made = self.tokenise(text, &partial).and_then(|record| {
             // What was tokenised is what was hashed, or this entry would be another text's.
-            check_hash(text.path, &self.text_sha256)?;
-            check_hash(text.tokenizer.path(), &self.tokenizer_sha256)?;
+            check_hash(text.path, file_sha256(text.path)?, &self.text_sha256)?;
+            let tokenizer = text.tokenizer.path();
+            check_hash(tokenizer, file_sha256(tokenizer)?, &self.tokenizer_sha256)?;
             fs::rename(&partial, &self.tokens).map_err(write_error(&self.tokens))?;
             self.write_record(&record)
         });

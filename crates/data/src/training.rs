@@ -10,7 +10,7 @@ use imprint_core::{
 };
 
 use crate::corpus::{Corpus, CorpusSource, Tokens};
-use crate::digest::{corpus_file_sha256, file_sha256};
+use crate::digest::{check_hash, corpus_file_sha256, file_sha256};
 use crate::inspection::Inspection;
 use crate::order::{DataOrder, OrderFile};
 use crate::token_cache::TokenCache;
@@ -187,33 +187,23 @@ fn check_unchanged(run: &RunSpec) -> Result<()> {
             then: corpus_sha256.len(),
         });
     }
-    let same = |path: &Path, now: String, then: &String| {
-        if now == *then {
-            return Ok(());
-        }
-        Err(Error::Changed {
-            path: path.to_owned(),
-            now,
-            then: then.clone(),
-        })
-    };
-    same(
+    check_hash(
         &files.facts,
         file_sha256(&files.facts)?,
         &identity.facts_sha256,
     )?;
     let tokenizer_sha256 = file_sha256(&files.tokenizer)?;
-    same(
+    check_hash(
         &files.tokenizer,
         tokenizer_sha256,
         &identity.tokenizer_sha256,
     )?;
     for (path, then) in files.corpus.iter().zip(corpus_sha256) {
         let now = corpus_file_sha256(path, identity.corpus.format)?;
-        same(path, now, then)?;
+        check_hash(path, now, then)?;
     }
     if let (Some(path), OrderIdentity::File { sha256 }) = (&files.order, &identity.corpus.order) {
-        same(path, file_sha256(path)?, sha256)?;
+        check_hash(path, file_sha256(path)?, sha256)?;
     }
     Ok(())
 }

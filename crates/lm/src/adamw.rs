@@ -134,28 +134,8 @@ impl AdamW {
     }
 }
 
-/// Refuses constants that are out of their range.
 fn check(spec: &OptimizerSpec) -> Result<(), Error> {
-    let checks = [
-        ("beta1", spec.beta1, (0.0..1.0).contains(&spec.beta1)),
-        ("beta2", spec.beta2, (0.0..1.0).contains(&spec.beta2)),
-        ("eps", spec.eps, spec.eps > 0.0 && spec.eps.is_finite()),
-        (
-            "weight_decay",
-            spec.weight_decay,
-            spec.weight_decay >= 0.0 && spec.weight_decay.is_finite(),
-        ),
-        ("clip_norm", spec.clip_norm, spec.clip_norm > 0.0),
-    ];
-    for (key, value, fits) in checks {
-        if !fits {
-            return Err(Error::Optimizer {
-                key,
-                reason: format!("{value} is out of range"),
-            });
-        }
-    }
-    Ok(())
+    (spec.check()).map_err(|(key, reason)| Error::Optimizer { key, reason })
 }
 
 /// Σ (change)² of the parameters so far.

@@ -81,12 +81,12 @@ impl Decoder {
     /// `tokens`: [sequences · `seq_len`]; returns [N, D].
     pub(crate) fn hidden<'a>(&'a self, tape: &Tape<'a>, tokens: &'a Tokens, seq_len: usize) -> Var {
         let (config, layout) = (&self.config, &self.layout);
-        let attention = host::Attention {
+        let attention = |layer| host::Attention {
             n_heads: config.num_attention_heads,
             n_kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             seq_len,
-            scale: 1.0,
+            scale: config.score_scale(layer),
             rotary: &self.rotary,
             starts: tokens.starts.as_deref(),
         };
@@ -95,10 +95,7 @@ impl Decoder {
             x = tape.add_positions(positions, x, seq_len);
         }
         for (i, layer) in layout.layers.iter().enumerate() {
-            let attention = host::Attention {
-                scale: config.score_scale(i),
-                ..attention
-            };
+            let attention = attention(i);
             x = tape.recomputable(x, move |tape, x| self.layer(tape, layer, x, attention));
         }
         tape.norm(&x, layout.final_norm)

@@ -675,39 +675,27 @@ impl Rotary {
         self.cos[place.clone()].iter().zip(&self.sin[place])
     }
 
-    /// `scale` · `x`, rotated to `position`.
+    /// Puts `scale` · `x`, rotated to `position`, into `out`; or, BACK, adds it to `out`, rotated
+    /// back from there.
     #[inline(always)]
-    fn rotate(&self, position: usize, x: &[f32], scale: f32, out: &mut [f32]) {
+    fn turn<const BACK: bool>(&self, position: usize, x: &[f32], scale: f32, out: &mut [f32]) {
+        #[inline(always)]
+        fn put<const ADD: bool>(out: &mut f32, x: f32) {
+            *out = if ADD { *out + x } else { x };
+        }
         let (x1, x2) = x.split_at(self.half);
         let (x2, passing) = x2.split_at(self.half);
         let (out1, out2) = out.split_at_mut(self.half);
         let (out2, out_passing) = out2.split_at_mut(self.half);
         let pairs = x1.iter().zip(x2).zip(out1.iter_mut().zip(out2));
         for (((x1, x2), (out1, out2)), (cos, sin)) in pairs.zip(self.turns(position)) {
-            let (cos, sin) = (scale * cos, scale * sin);
-            *out1 = x1 * cos - x2 * sin;
-            *out2 = x2 * cos + x1 * sin;
+            let sign = if BACK { -1.0 } else { 1.0 };
+            let (cos, sin) = (scale * cos, sign * (scale * sin));
+            put::<BACK>(out1, x1 * cos - x2 * sin);
+            put::<BACK>(out2, x2 * cos + x1 * sin);
         }
         for (out, x) in out_passing.iter_mut().zip(passing) {
-            *out = scale * x;
-        }
-    }
-
-    /// Adds `scale` · `x`, rotated back from `position`, to `out`.
-    #[inline(always)]
-    fn add_rotated_back(&self, position: usize, x: &[f32], scale: f32, out: &mut [f32]) {
-        let (x1, x2) = x.split_at(self.half);
-        let (x2, passing) = x2.split_at(self.half);
-        let (out1, out2) = out.split_at_mut(self.half);
-        let (out2, out_passing) = out2.split_at_mut(self.half);
-        let pairs = x1.iter().zip(x2).zip(out1.iter_mut().zip(out2));
-        for (((x1, x2), (out1, out2)), (cos, sin)) in pairs.zip(self.turns(position)) {
-            let (cos, sin) = (scale * cos, -(scale * sin));
-            *out1 += x1 * cos - x2 * sin;
-            *out2 += x2 * cos + x1 * sin;
-        }
-        for (out, x) in out_passing.iter_mut().zip(passing) {
-            *out += scale * x;
+            put::<BACK>(out, scale * x);
         }
     }
 }
@@ -840,9 +828,10 @@ impl Attention<'_> {
         let (t_pad, c_pad) = (scratch.t_pad, scratch.c_pad);
         for (t, row) in qkv.chunks_exact(self.width()).enumerate() {
             let q = &mut scratch.q_tc[t * c_pad..][..c];
-            self.rotary.rotate(t, &row[q_at..][..c], self.scale, q);
+            self.rotary
+                .turn::<false>(t, &row[q_at..][..c], self.scale, q);
             let k = &mut scratch.k_tc[t * c_pad..][..c];
-            self.rotary.rotate(t, &row[k_at..][..c], 1.0, k);
+            self.rotary.turn::<false>(t, &row[k_at..][..c], 1.0, k);
             scratch.v_tc[t * c_pad..][..c].copy_from_slice(&row[v_at..][..c]);
         }
         transpose(
@@ -1043,9 +1032,9 @@ impl Attention<'_> {
         for (t, row) in d_qkv.chunks_exact_mut(self.width()).enumerate() {
             let place = t * c_pad..t * c_pad + c;
             let (dq, dk) = (&grads.q_tc[place.clone()], &grads.k_tc[place.clone()]);
-            (self.rotary).add_rotated_back(t, dq, self.scale, &mut row[q_at..][..c]);
             self.rotary
-                .add_rotated_back(t, dk, 1.0, &mut row[k_at..][..c]);
+                .turn::<true>(t, dq, self.scale, &mut row[q_at..][..c]);
+            self.rotary.turn::<true>(t, dk, 1.0, &mut row[k_at..][..c]);
             for (out, dv) in row[v_at..][..c].iter_mut().zip(&grads.v_tc[place]) {
                 *out += dv;
             }

@@ -29,23 +29,30 @@ pub(super) const NAMES: Names = Names {
 };
 
 pub(super) fn read(keys: &Keys<'_>) -> Result<ModelConfig, Error> {
-    let mut config = ModelConfig::plain(Family::Llama, &Sizes::read(keys)?, keys)?;
+    let mut config = decoder(Family::Llama, keys)?;
+    config.norm.kind = NormKind::Rms;
+    config.norm.eps = keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
+    config.norm.has_weight = true;
+    config.biases.mlp = keys.flag("mlp_bias", false)?;
+    Ok(config)
+}
+
+/// What Llama and the families after it share: rotary positions, SwiGLU, and keys and values that
+/// heads of queries may share.
+pub(super) fn decoder(family: Family, keys: &Keys<'_>) -> Result<ModelConfig, Error> {
+    let mut config = ModelConfig::plain(family, &Sizes::read(keys)?, keys)?;
     keys.must_be(
         "hidden_act",
         &[json!("silu"), json!("swish")],
         "only `silu` is done",
     )?;
     keys.no_dropout(&["attention_dropout"]);
-    config.norm.kind = NormKind::Rms;
-    config.norm.eps = keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
-    config.norm.has_weight = true;
     config.num_key_value_heads = keys
         .optional_count("num_key_value_heads")?
         .unwrap_or(config.num_attention_heads);
     let has_bias = keys.flag("attention_bias", false)?;
     config.biases.qkv = has_bias;
     config.biases.attention_out = has_bias;
-    config.biases.mlp = keys.flag("mlp_bias", false)?;
     config.positions = keys.rotary(config.head_dim, WHOLE_HEADS)?;
     Ok(config)
 }

@@ -1,52 +1,24 @@
 //! OLMo 2: RMSNorm on the outputs of attention and feed-forward layer, and on queries and keys.
 
-use serde_json::json;
-
-use super::{Family, Names, QkvNames};
-use crate::config::{Keys, ModelConfig, NormPlace, Sizes, WHOLE_HEADS};
+use super::{Family, Names, llama};
+use crate::config::{Keys, ModelConfig, NormPlace};
 use crate::error::Error;
 use crate::host::NormKind;
 
 pub(super) const NAMES: Names = Names {
-    embedding: "model.embed_tokens",
-    positions: "",
-    layer: "model.layers.{}.",
-    qkv: QkvNames::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
     q_norm: "self_attn.q_norm",
     k_norm: "self_attn.k_norm",
-    attention_out: "self_attn.o_proj",
     attention_norm: "post_attention_layernorm",
     mlp_norm: "post_feedforward_layernorm",
-    gate: "mlp.gate_proj",
-    up: "mlp.up_proj",
-    down: "mlp.down_proj",
-    final_norm: "model.norm",
-    head: "lm_head",
-    head_alias: "",
-    is_transposed: false,
-    optional_prefix: "model.",
-    buffers: &["rotary_emb.inv_freq"],
+    ..llama::NAMES
 };
 
 pub(super) fn read(keys: &Keys<'_>) -> Result<ModelConfig, Error> {
-    let mut config = ModelConfig::plain(Family::Olmo2, &Sizes::read(keys)?, keys)?;
-    keys.must_be(
-        "hidden_act",
-        &[json!("silu"), json!("swish")],
-        "only `silu` is done",
-    )?;
-    keys.no_dropout(&["attention_dropout"]);
+    let mut config = llama::decoder(Family::Olmo2, keys)?;
     config.norm.kind = NormKind::Rms;
     config.norm.eps = keys.number("rms_norm_eps")?.unwrap_or(1e-5) as f32;
     config.norm.has_weight = true;
     config.norm.place = NormPlace::After;
     config.has_qk_norm = true;
-    config.num_key_value_heads = keys
-        .optional_count("num_key_value_heads")?
-        .unwrap_or(config.num_attention_heads);
-    let has_bias = keys.flag("attention_bias", false)?;
-    config.biases.qkv = has_bias;
-    config.biases.attention_out = has_bias;
-    config.positions = keys.rotary(config.head_dim, WHOLE_HEADS)?;
     Ok(config)
 }

@@ -89,7 +89,7 @@ fn damaged_files_are_errors() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: `cargo xtask soak` runs it"]
 fn a_million_damaged_files_of_each_kind_are_errors() {
     for target in TARGETS {
         in_a_child(target, 1_000_000);

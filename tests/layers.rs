@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("imprint-core", &[]),
     ("imprint-proto", &["core"]),
+    ("imprint-spool", &["proto"]),
     ("imprint-store", &["core"]),
     ("imprint-data", &["core"]),
     ("imprint-lm", &["core"]),
@@ -13,13 +14,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("imprint-world", &["core", "data"]),
     ("imprint-metrics", &["core", "proto", "store"]),
     ("imprint-orchestrator", &["core", "data", "proto", "store"]),
-    ("imprint-trainer", &["core", "data", "lm", "proto"]),
+    ("imprint-trainer", &["core", "data", "lm", "proto", "spool"]),
     (
         "imprint-cli",
         &[
             "core",
             "data",
             "proto",
+            "spool",
             "store",
             "analysis",
             "world",

@@ -4,7 +4,8 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = std::path::Path::new("../../proto");
-    let files = ["metrics", "orchestrator", "attempt"].map(|f| format!("imprint/v1/{f}.proto"));
+    let files =
+        ["metrics", "orchestrator", "attempt", "spool"].map(|f| format!("imprint/v1/{f}.proto"));
     let descriptors = protox::compile(files, [root])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("imprint.bin"), descriptors.encode_to_vec())?;

@@ -2,12 +2,10 @@
 
 mod control;
 mod convert;
-mod delivery;
 mod inspect;
 mod machine;
 mod probe;
 mod run;
-mod spool;
 mod start;
 mod state;
 mod stop;

@@ -11,13 +11,12 @@ use anyhow::Context as _;
 use imprint_core::{RunSpec, Settled, StepReadings, UpdateStats};
 use imprint_data::TrainingData;
 use imprint_lm::{Learner, PackedProbes};
-use imprint_proto::pb::{self, AttemptOutcome, ingest_request::Message};
+use imprint_proto::pb::{self, AttemptOutcome};
+use imprint_spool::{Cursors, Delivery, DeliveryError, Record, SpoolReader, SpoolWriter};
 use tokio::sync::{mpsc, watch};
 
 use crate::control::{self, Control, Progress, Unrecorded};
-use crate::delivery::{self, Delivery};
 use crate::machine::{self, Machine};
-use crate::spool::{Cursors, SpoolReader, SpoolWriter};
 use crate::start;
 use crate::state::{self, AttemptDir, Manifest, Position, StateWriter};
 use crate::stop::{Stop, StopSignal};
@@ -127,8 +126,15 @@ struct ResumePoint<'a> {
     step: u32,
     /// At most `step`: what is stored from there on is superseded.
     deliver_from: u32,
-    /// What was measured from `deliver_from` on and before `step`.
-    undelivered: Vec<Message>,
+    /// Where to find what was measured from `deliver_from` on and before `step`.
+    undelivered: Option<Undelivered>,
+}
+
+/// A part of an earlier attempt's spool, which is there.
+struct Undelivered {
+    attempt: u32,
+    from: Cursors,
+    to: Cursors,
 }
 
 impl Attempt<'_> {
@@ -197,10 +203,19 @@ impl Attempt<'_> {
             data.vocab_size()
         );
 
-        let mut spool = SpoolWriter::create(&dir.spool(), resume.deliver_from)?;
+        let open = pb::Open {
+            run_id: self.run_id,
+            attempt: self.begun.attempt,
+            resume_step: resume.deliver_from,
+            machine: machine.to_string(),
+        };
+        let mut spool = SpoolWriter::create(&dir.spool(), &open)?;
         dir.sync()?;
-        for message in resume.undelivered {
-            spool.append(message)?;
+        if let Some(u) = &resume.undelivered {
+            let earlier = SpoolReader::open(&AttemptDir::of(run_dir, u.attempt).spool())?;
+            for record in earlier.between(u.from, u.to)? {
+                spool.append(record?)?;
+            }
         }
         let (durable, durable_now) = watch::channel(Cursors {
             reading: self.begun.next_reading,
@@ -208,12 +223,7 @@ impl Attempt<'_> {
         });
         let delivery = Delivery {
             metrics_url: self.begun.metrics_url.clone(),
-            open: pb::Open {
-                run_id: self.run_id,
-                attempt: self.begun.attempt,
-                resume_step: resume.deliver_from,
-                machine: machine.to_string(),
-            },
+            open,
             spool: dir.spool(),
             extent: spool.extent(),
             durable,
@@ -320,7 +330,7 @@ impl Attempt<'_> {
             state: None,
             step: 0,
             deliver_from: 0,
-            undelivered: Vec::new(),
+            undelivered: None,
         })
     }
 
@@ -336,12 +346,12 @@ impl Attempt<'_> {
         state: &pb::SavedState,
         run_dir: &Path,
         reading_steps: &[u32],
-    ) -> anyhow::Result<(u32, Vec<Message>)> {
+    ) -> anyhow::Result<(u32, Option<Undelivered>)> {
         let spool_of = |attempt| SpoolReader::open(&AttemptDir::of(run_dir, attempt).spool());
         let lines_part_at = match state.attempt.cmp(&self.begun.delivered_by) {
             Ordering::Equal => state.step,
-            Ordering::Greater => spool_of(state.attempt)?.first_step(),
-            Ordering::Less => spool_of(self.begun.delivered_by)?.first_step(),
+            Ordering::Greater => spool_of(state.attempt)?.header().resume_step,
+            Ordering::Less => spool_of(self.begun.delivered_by)?.header().resume_step,
         };
         let deliver_from = lines_part_at.min(state.step);
         let at = |step: u32| Cursors {
@@ -354,16 +364,14 @@ impl Attempt<'_> {
         };
         let to = at(state.step);
         if from == to {
-            return Ok((deliver_from, Vec::new()));
+            return Ok((deliver_from, None));
         }
-        let records = spool_of(state.attempt)?.records_between(from, to)?;
-        let records = records.with_context(|| {
-            format!(
-                "the spool of attempt {} lacks a part of what is not delivered below step {}",
-                state.attempt, state.step
-            )
-        })?;
-        Ok((deliver_from, records))
+        // All of it or nothing: it is read once before anything builds on it.
+        for record in spool_of(state.attempt)?.between(from, to)? {
+            record?;
+        }
+        let attempt = state.attempt;
+        Ok((deliver_from, Some(Undelivered { attempt, from, to })))
     }
 
     /// What an earlier attempt settled of what the configuration leaves open.
@@ -396,8 +404,8 @@ async fn deliver(delivery: Delivery, stop: StopSignal) -> Result<(), String> {
     };
     let reason = error.to_string();
     stop.raise(match error {
-        delivery::Error::Stale(_) => Stop::Stale(reason.clone()),
-        delivery::Error::Rejected(_) | delivery::Error::Spool(_) => Stop::Failed(reason.clone()),
+        DeliveryError::Stale(_) => Stop::Stale(reason.clone()),
+        DeliveryError::Rejected(_) | DeliveryError::Spool(_) => Stop::Failed(reason.clone()),
     });
     Err(reason)
 }
@@ -535,7 +543,7 @@ impl Steps<'_> {
             target_sum_nats: sums.iter().map(|s| s.target_nats).collect(),
             full_sum_nats: sums.iter().map(|s| s.full_nats).collect(),
         };
-        self.spool.append(Message::Reading((&readings).into()))?;
+        self.spool.append(Record::Reading((&readings).into()))?;
         Ok(())
     }
 
@@ -562,7 +570,7 @@ impl Steps<'_> {
             n_injected_tokens: batch.n_injected_tokens,
             duration_ms: began.elapsed().as_secs_f32() * 1000.0,
         };
-        self.spool.append(Message::Update((&stats).into()))?;
+        self.spool.append(Record::Update((&stats).into()))?;
         Ok(())
     }
 }

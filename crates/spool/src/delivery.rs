@@ -1,18 +1,19 @@
-//! Delivery: sends the spool to the metrics service and learns what is durable.
+//! Delivery: sends a spool to the metrics service and learns what is durable.
 
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use imprint_proto::pb::{self, ingest_request, ingest_response, metrics_client::MetricsClient};
+use imprint_proto::pb::ingest_request::Message;
+use imprint_proto::pb::{self, ingest_response, metrics_client::MetricsClient};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::spool::{self, Cursors, Extent, SpoolReader};
+use crate::{Cursors, Extent, Record, SpoolReader};
 
 /// Messages in flight to the service before the reader of the spool waits.
-const IN_FLIGHT: usize = 64;
+const IN_FLIGHT: usize = 16;
 /// Pauses between attempts to reach the service grow from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// An answer that does not come by then counts as a lost connection.
@@ -20,23 +21,24 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why delivery ended before everything was delivered.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     #[error("a later attempt has taken over this run: {0}")]
     Stale(String),
     #[error("the metrics service refuses the readings: {0}")]
     Rejected(String),
     #[error(transparent)]
-    Spool(#[from] spool::Error),
+    Spool(#[from] crate::Error),
 }
 
 /// What is delivered where.
-pub(crate) struct Delivery {
-    pub(crate) metrics_url: String,
-    pub(crate) open: pb::Open,
-    pub(crate) spool: PathBuf,
-    pub(crate) extent: watch::Receiver<Extent>,
+pub struct Delivery {
+    pub metrics_url: String,
+    /// Claims the stream: the spool's own header, or that of an attempt which delivers for it.
+    pub open: pb::Open,
+    pub spool: PathBuf,
+    pub extent: watch::Receiver<Extent>,
     /// What is durable; everything below.
-    pub(crate) durable: watch::Sender<Cursors>,
+    pub durable: watch::Sender<Cursors>,
 }
 
 enum Interruption {
@@ -58,8 +60,8 @@ impl From<Status> for Interruption {
     }
 }
 
-impl From<spool::Error> for Interruption {
-    fn from(e: spool::Error) -> Self {
+impl From<crate::Error> for Interruption {
+    fn from(e: crate::Error) -> Self {
         Self::Final(e.into())
     }
 }
@@ -69,7 +71,7 @@ impl Delivery {
     ///
     /// # Errors
     /// When a later attempt has the run, or the service will never take these readings.
-    pub(crate) async fn run(self) -> Result<(), Error> {
+    pub async fn run(self) -> Result<(), Error> {
         let mut pause = RETRY.0;
         let mut told = false;
         loop {
@@ -107,7 +109,7 @@ impl Delivery {
             message: Some(message),
         };
         let _ = to_service
-            .send(request(ingest_request::Message::Open(self.open.clone())))
+            .send(request(Message::Open(self.open.clone())))
             .await;
         let answered = client.ingest(ReceiverStream::new(requests));
         let late = |_| Status::deadline_exceeded("the metrics service does not answer");
@@ -131,9 +133,7 @@ impl Delivery {
         let mut acknowledged = start;
         let mut end: Option<Cursors> = None;
         loop {
-            if end.is_some_and(|e| {
-                acknowledged.reading >= e.reading && acknowledged.update >= e.update
-            }) {
+            if end.is_some_and(|e| acknowledged.reach(e)) {
                 return Ok(());
             }
             tokio::select! {
@@ -161,16 +161,18 @@ impl Delivery {
         let mut next = start;
         loop {
             let written = *extent.borrow_and_update();
-            while let Some(message) = reader.next(written.n_bytes)? {
-                match &message {
-                    ingest_request::Message::Reading(r) if r.index >= next.reading => {
+            while let Some(record) = reader.next(written)? {
+                let message = match record {
+                    Record::Reading(r) if r.index >= next.reading => {
                         next.reading = r.index + 1;
+                        Message::Reading(r)
                     }
-                    ingest_request::Message::Update(u) if u.step >= next.update => {
+                    Record::Update(u) if u.step >= next.update => {
                         next.update = u.step + 1;
+                        Message::Update(u)
                     }
                     _ => continue,
-                }
+                };
                 let request = pb::IngestRequest {
                     message: Some(message),
                 };
@@ -179,10 +181,7 @@ impl Delivery {
                     return std::future::pending().await;
                 }
             }
-            if written.closed {
-                return Ok(next);
-            }
-            if extent.changed().await.is_err() {
+            if written.closed || extent.changed().await.is_err() {
                 return Ok(next);
             }
         }

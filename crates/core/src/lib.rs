@@ -15,6 +15,7 @@ pub mod learning_rate;
 mod reading;
 mod run;
 mod scenario;
+pub mod simulated;
 
 pub use experiment::{
     CheckpointSpec, CorpusFormat, CorpusOrder, CorpusSpec, DataSpec, Error, ExperimentSpec,

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    cancel, demo, doctor, figure, list, results, retry, serve, sql, status, submit, up, verify,
+    cancel, db, demo, doctor, figure, list, results, retry, serve, sql, status, submit, up, verify,
     watch,
 };
 use crate::place::Place;
@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Figure(figure::Arguments),
     Verify(verify::Arguments),
     Sql(sql::Arguments),
+    #[command(subcommand)]
+    Db(db::Command),
     Doctor(doctor::Arguments),
     Demo(demo::Arguments),
 }

@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub(crate) mod cancel;
+pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod figure;
@@ -42,6 +43,7 @@ pub(crate) async fn run(Arguments { place, command }: Arguments) -> Outcome {
         Command::Results(arguments) => results::run(&place, arguments).await,
         Command::Figure(arguments) => figure::run(&place, arguments).await,
         Command::Verify(arguments) => verify::run(&place, arguments).await,
+        Command::Db(command) => db::run(&place, command).await,
         Command::Sql(arguments) => sql::run(&place, arguments).await,
         Command::Doctor(arguments) => doctor::run(&place, arguments).await,
         Command::Demo(arguments) => demo::run(&place, arguments).await,

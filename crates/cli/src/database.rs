@@ -12,7 +12,7 @@ use crate::place::Place;
 /// A database that answers.
 pub(crate) struct Database {
     pub(crate) store: Store,
-    /// A shell command that opens it in psql.
+    /// A shell command that opens it in psql, with all that its role may do.
     pub(crate) psql_line: String,
     /// The private cluster, where this process looks after it.
     cluster: Option<Embedded>,
@@ -97,6 +97,39 @@ pub(crate) fn psql_line(url: &str) -> String {
     format!("psql '{}'", url.replace('\'', r"'\''"))
 }
 
+/// A shell command that opens a place's database in psql with these connection options.
+///
+/// # Errors
+/// When there is no private cluster where one is meant.
+pub(crate) fn psql_line_with(place: &Place, options: &str) -> Result<String, Failure> {
+    Ok(match place.database_url() {
+        Some(url) => psql_line(&url_with(url, options)),
+        None => {
+            let line = embedded::psql_line_of(&directory(place))?;
+            format!("PGOPTIONS='{options}' {line}")
+        }
+    })
+}
+
+/// A database's URL with more connection options.
+///
+/// Options in a URL win over those in the environment, so this is where they belong.
+fn url_with(url: &str, options: &str) -> String {
+    let options = options.replace(' ', "%20").replace('=', "%3D");
+    let (address, parameters) = url.split_once('?').unwrap_or((url, ""));
+    let mut parameters: Vec<String> = parameters
+        .split('&')
+        .filter(|p| !p.is_empty())
+        .map(str::to_owned)
+        .collect();
+    match parameters.iter_mut().find(|p| p.starts_with("options=")) {
+        // What comes last counts.
+        Some(own) => *own = format!("{own}%20{options}"),
+        None => parameters.push(format!("options={options}")),
+    }
+    format!("{address}?{}", parameters.join("&"))
+}
+
 impl From<embedded::Error> for Failure {
     fn from(error: embedded::Error) -> Self {
         let line = chain(&error);
@@ -107,3 +140,6 @@ impl From<embedded::Error> for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
-    #[error("bring the database schema up to date")]
+    #[error("bring the database schema up to date, as the role that owns it")]
     Migrate {
         #[source]
         source: sqlx::migrate::MigrateError,

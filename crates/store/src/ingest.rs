@@ -7,8 +7,8 @@
 //! Tables are always touched in the same order (head, readings, updates, means, chunks), so that
 //! writers of different runs cannot wait for each other in a circle.
 
-mod chunk;
-mod layout;
+pub(crate) mod chunk;
+pub(crate) mod layout;
 
 use imprint_core::{StepReadings, UpdateStats};
 use sqlx::{PgConnection, QueryBuilder};
@@ -17,7 +17,7 @@ use self::layout::Layout;
 use crate::{Error, Store};
 
 /// Readings that one row of `probe_chunk` holds.
-const CHUNK_READINGS: u32 = 64;
+pub(crate) const CHUNK_READINGS: u32 = 64;
 
 /// Where a run's stream stands: everything below is committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,10 @@ impl Writer {
         resume_step: u32,
         machine: &str,
     ) -> Result<(Self, Cursors), Error> {
-        let layout = Layout::load(store, run_id).await?;
+        let layout = {
+            let doing = Error::doing(format!("look up run {run_id}"));
+            Layout::load(&mut *store.pool().acquire().await.map_err(doing)?, run_id).await?
+        };
         layout.check_resume_step(resume_step)?;
         let stale = Error::StaleAttempt {
             run: run_id,
@@ -323,7 +326,7 @@ impl Writer {
             .await?;
         }
         self.layout
-            .insert_means(db, self.run_id, &taken.readings)
+            .insert_means(db, self.run_id, taken.readings.iter().copied())
             .await
     }
 

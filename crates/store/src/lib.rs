@@ -4,15 +4,18 @@
 //! Queries are checked when they run, not when they are compiled, so that a build needs no database
 //! (docs/adr/0002-storage-layout.md); each one is run by a test against a real Postgres.
 
+pub mod derived;
 pub mod embedded;
 mod error;
 pub mod ingest;
 pub mod results;
+pub mod roles;
 pub mod runs;
 pub mod verify;
 
 use std::time::Duration;
 
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::time::timeout;
@@ -24,6 +27,8 @@ const MAX_CONNECTIONS: u32 = 16;
 
 /// How long a query waits for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// A database with the schema `imprint`; cheap to clone.
 #[derive(Clone, Debug)]
@@ -67,6 +72,8 @@ impl Store {
 
     /// Brings the schema up to date; of several that start at once, one does it and the rest wait.
     ///
+    /// Where it is up to date already, a role that may not change it will do.
+    ///
     /// # Errors
     /// When a migration fails or an applied one was edited.
     pub async fn migrate(&self) -> Result<(), Error> {
@@ -79,9 +86,11 @@ impl Store {
                 "connect to bring the database schema up to date",
             ))?
             .detach();
-        let migrated = sqlx::migrate!("../../migrations")
-            .run(&mut connection)
-            .await;
+        let migrated = match is_migrated(&mut connection).await {
+            Ok(true) => Ok(()),
+            Ok(false) => MIGRATOR.run(&mut connection).await,
+            Err(source) => Err(source.into()),
+        };
         drop(connection.close().await);
         migrated.map_err(|source| Error::Migrate { source })
     }
@@ -102,6 +111,25 @@ impl Store {
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
+}
+
+/// Whether exactly our migrations are applied, as they are now.
+async fn is_migrated(db: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let begun: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
+        .fetch_one(&mut *db)
+        .await?;
+    if !begun {
+        return Ok(false);
+    }
+    let applied: Vec<(i64, Vec<u8>, bool)> =
+        sqlx::query_as("select version, checksum, success from _sqlx_migrations order by version")
+            .fetch_all(db)
+            .await?;
+    let ours = MIGRATOR.iter().map(|m| (m.version, &*m.checksum, true));
+    Ok(applied
+        .iter()
+        .map(|(v, sum, done)| (*v, &sum[..], *done))
+        .eq(ours))
 }
 
 /// Where a database is, without the password.

@@ -60,6 +60,12 @@ impl TestDb {
         self.dir.path()
     }
 
+    /// Another database of the same cluster.
+    pub fn url_of(&self, database: &str) -> String {
+        let (server, _) = self.url.rsplit_once('/').expect("a URL names its database");
+        format!("{server}/{database}")
+    }
+
     pub fn postmaster_pid(&self) -> Option<i32> {
         self.embedded.postmaster_pid()
     }

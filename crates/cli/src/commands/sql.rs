@@ -2,6 +2,8 @@
 
 use std::process::{Command, ExitCode};
 
+use imprint_store::roles;
+
 use super::machine::on_path;
 use super::tell;
 use crate::database::{self, Database};
@@ -14,6 +16,10 @@ use crate::place::Place;
 /// `imprint.mean_curve` (means over probes), `imprint.reading` (a row for every run, step and
 /// probe, with its log-probability in nats) and `imprint.step_stats` (a row an update); `\d+
 /// imprint.reading` explains the columns.
+///
+/// The session is the role imprint_reader's: it reads everything, changes nothing, and gives a
+/// query up after five minutes (`set statement_timeout = 0` if it may take longer). `--write` lets
+/// it do all that the database's own role may.
 ///
 /// Example: `imprint sql -c "select step, target_mean_nats from imprint.reading
 /// where run = 'mine/late-once-b32-s0' and probe = 3 order by step"`
@@ -28,13 +34,17 @@ pub(crate) struct Arguments {
     /// The line works while `imprint up` runs.
     #[arg(long)]
     print: bool,
+    /// Not as imprint_reader: changes are possible.
+    #[arg(long)]
+    write: bool,
 }
 
 pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     if arguments.print {
-        let line = match place.database_url() {
-            Some(url) => database::psql_line(url),
-            None => imprint_store::embedded::psql_line_of(&database::directory(place))?,
+        let line = match (arguments.write, place.database_url()) {
+            (false, _) => database::psql_line_with(place, &roles::read_only_options(true))?,
+            (true, Some(url)) => database::psql_line(url),
+            (true, None) => imprint_store::embedded::psql_line_of(&database::directory(place))?,
         };
         tell(line)?;
         return Ok(ExitCode::SUCCESS);
@@ -46,9 +56,21 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
         ));
     }
     let database = Database::open(place).await?;
+    let line = if arguments.write {
+        database.psql_line.clone()
+    } else {
+        let has_reader = roles::has_reader(&database.store).await?;
+        if !has_reader {
+            eprintln!(
+                "imprint: there is no role imprint_reader for this session (docs/database.md); \
+                 it is read-only by default all the same"
+            );
+        }
+        database::psql_line_with(place, &roles::read_only_options(has_reader))?
+    };
     let mut shell = Command::new("sh");
     // The line is a shell command; what follows it reaches psql as it was typed.
-    shell.args(["-c", &format!("{} \"$@\"", database.psql_line), "psql"]);
+    shell.args(["-c", &format!("{line} \"$@\""), "psql"]);
     if let Some(query) = &arguments.command {
         shell.args(["-v", "ON_ERROR_STOP=1", "-c", query]);
     }

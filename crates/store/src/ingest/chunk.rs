@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::CHUNK_READINGS;
 
 /// Removes the chunks that hold a reading from `next_reading` on, or would.
-pub(super) async fn cut(
+pub(crate) async fn cut(
     db: &mut PgConnection,
     run_id: i32,
     next_reading: u32,
@@ -20,7 +20,7 @@ pub(super) async fn cut(
 }
 
 /// Makes the chunks whose readings are all below `next_reading`.
-pub(super) async fn make(
+pub(crate) async fn make(
     db: &mut PgConnection,
     run_id: i32,
     next_reading: u32,

@@ -6,13 +6,13 @@ use imprint_core::{StepReadings, UpdateStats};
 use sqlx::PgConnection;
 
 use super::Refusal;
-use crate::{Error, Store};
+use crate::Error;
 
 /// The arm of facts that no arm of the scenario shows.
 const HELD_OUT: i16 = -1;
 
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     n_probes: usize,
     n_updates: u32,
     reading_steps: Vec<u32>,
@@ -36,14 +36,14 @@ struct Member {
 }
 
 impl Layout {
-    pub(super) async fn load(store: &Store, run_id: i32) -> Result<Self, Error> {
+    pub(crate) async fn load(db: &mut PgConnection, run_id: i32) -> Result<Self, Error> {
         let doing = || Error::doing(format!("look up run {run_id}"));
         let run: Option<(i32, i32, Vec<i32>)> = sqlx::query_as(
             "select n_probes, n_updates, reading_steps
              from imprint.run join imprint.probe_set using (probe_set_id) where run_id = $1",
         )
         .bind(run_id)
-        .fetch_optional(store.pool())
+        .fetch_optional(&mut *db)
         .await
         .map_err(doing())?;
         let Some((n_probes, n_updates, reading_steps)) = run else {
@@ -61,7 +61,7 @@ impl Layout {
         )
         .bind(run_id)
         .bind(HELD_OUT)
-        .fetch_all(store.pool())
+        .fetch_all(&mut *db)
         .await
         .map_err(doing())?;
         let is_whole = probes.iter().zip(0..).all(|(p, position)| p.0 == position);
@@ -165,21 +165,47 @@ impl Layout {
         check_measured_by(u.measured_by, attempt)
     }
 
-    /// Writes the means over each group's probes of ℓ.
-    pub(super) async fn insert_means(
+    /// Values of each span in a reading.
+    pub(crate) fn n_probes(&self) -> usize {
+        self.n_probes
+    }
+
+    /// The means over each group's probes of ℓ, by (arm, depth, swap).
+    pub(crate) fn means(&self, r: &StepReadings) -> impl Iterator<Item = Mean> {
+        self.groups.iter().map(move |group| {
+            let n = group.members.len();
+            let mean = |nats: &dyn Fn(&Member) -> f64| {
+                group.members.iter().map(nats).sum::<f64>() / n as f64
+            };
+            Mean {
+                arm: group.arm,
+                depth: group.depth,
+                swap: group.swap,
+                reading: r.index as i32,
+                step: r.step as i32,
+                n_probes: n as i32,
+                first_mean_nats: mean(&|m| r.first_sum_nats[m.probe].into()),
+                target_mean_nats: mean(&|m| {
+                    f64::from(r.target_sum_nats[m.probe]) / m.n_target_tokens
+                }),
+                full_mean_nats: mean(&|m| f64::from(r.full_sum_nats[m.probe]) / m.n_full_tokens),
+            }
+        })
+    }
+
+    /// Writes the means of readings.
+    pub(crate) async fn insert_means(
         &self,
         db: &mut PgConnection,
         run_id: i32,
-        readings: &[&StepReadings],
+        readings: impl IntoIterator<Item = &StepReadings>,
     ) -> Result<(), sqlx::Error> {
-        if readings.is_empty() || self.groups.is_empty() {
+        let means: Vec<Mean> = readings.into_iter().flat_map(|r| self.means(r)).collect();
+        if means.is_empty() {
             return Ok(());
         }
-        let mut columns = MeanColumns::default();
-        for r in readings {
-            for group in &self.groups {
-                columns.push(r, group);
-            }
+        fn column<T>(means: &[Mean], of: impl Fn(&Mean) -> T) -> Vec<T> {
+            means.iter().map(of).collect()
         }
         sqlx::query(
             "insert into imprint.step_mean (run_id, arm, depth, swap, reading, step, n_probes,
@@ -188,53 +214,33 @@ impl Layout {
                  $7::int4[], $8::float8[], $9::float8[], $10::float8[])",
         )
         .bind(run_id)
-        .bind(columns.arm)
-        .bind(columns.depth)
-        .bind(columns.swap)
-        .bind(columns.reading)
-        .bind(columns.step)
-        .bind(columns.n_probes)
-        .bind(columns.first)
-        .bind(columns.target)
-        .bind(columns.full)
+        .bind(column(&means, |m| m.arm))
+        .bind(column(&means, |m| m.depth))
+        .bind(column(&means, |m| m.swap))
+        .bind(column(&means, |m| m.reading))
+        .bind(column(&means, |m| m.step))
+        .bind(column(&means, |m| m.n_probes))
+        .bind(column(&means, |m| m.first_mean_nats))
+        .bind(column(&means, |m| m.target_mean_nats))
+        .bind(column(&means, |m| m.full_mean_nats))
         .execute(db)
         .await
         .map(drop)
     }
 }
 
-#[derive(Default)]
-struct MeanColumns {
-    arm: Vec<i16>,
-    depth: Vec<i16>,
-    swap: Vec<bool>,
-    reading: Vec<i32>,
-    step: Vec<i32>,
-    n_probes: Vec<i32>,
-    first: Vec<f64>,
-    target: Vec<f64>,
-    full: Vec<f64>,
-}
-
-impl MeanColumns {
-    fn push(&mut self, r: &StepReadings, group: &Group) {
-        let n = group.members.len();
-        let mean =
-            |nats: &dyn Fn(&Member) -> f64| group.members.iter().map(nats).sum::<f64>() / n as f64;
-        self.arm.push(group.arm);
-        self.depth.push(group.depth);
-        self.swap.push(group.swap);
-        self.reading.push(r.index as i32);
-        self.step.push(r.step as i32);
-        self.n_probes.push(n as i32);
-        self.first.push(mean(&|m| r.first_sum_nats[m.probe].into()));
-        self.target.push(mean(&|m| {
-            f64::from(r.target_sum_nats[m.probe]) / m.n_target_tokens
-        }));
-        self.full.push(mean(&|m| {
-            f64::from(r.full_sum_nats[m.probe]) / m.n_full_tokens
-        }));
-    }
+/// A row of `step_mean`.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub(crate) struct Mean {
+    pub(crate) arm: i16,
+    pub(crate) depth: i16,
+    pub(crate) swap: bool,
+    pub(crate) reading: i32,
+    pub(crate) step: i32,
+    pub(crate) n_probes: i32,
+    pub(crate) first_mean_nats: f64,
+    pub(crate) target_mean_nats: f64,
+    pub(crate) full_mean_nats: f64,
 }
 
 fn check_measured_by(measured_by: u32, attempt: i32) -> Result<(), Refusal> {

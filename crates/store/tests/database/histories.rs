@@ -1,11 +1,12 @@
 //! Random histories of attempts against a model.
 
-use imprint_store::Error;
 use imprint_store::ingest::{Cursors, Writer};
+use imprint_store::{Error, derived};
 use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use crate::derived::derived_rows;
 use crate::{cursors, reading, readings, updates};
 
 const N_UPDATES: u32 = 200;
@@ -117,6 +118,11 @@ async fn play(db: &TestDb, label: String, events: Vec<Event>) {
         }
     }
     compare(db, id, &run, &model).await;
+    let kept = derived_rows(db, id).await;
+    let check = derived::check(&db.store, id).await.unwrap();
+    assert!(check.is_equal(), "{:?}", check.differences);
+    derived::rebuild(&db.store, id).await.unwrap();
+    assert_eq!(derived_rows(db, id).await, kept, "a rebuild gives the same");
 }
 
 async fn compare(db: &TestDb, id: i32, run: &SeedRun, model: &Model) {

@@ -1,9 +1,12 @@
 //! Every query against a real Postgres.
 
+mod derived;
 mod embedded;
 mod histories;
 mod ingest;
+mod migrations;
 mod results;
+mod roles;
 mod schema;
 
 use imprint_core::{StepReadings, UpdateStats};

@@ -1,0 +1,113 @@
+//! `imprint db`: looking after what is stored.
+
+use std::process::ExitCode;
+
+use imprint_store::{Store, derived};
+
+use super::tell;
+use crate::database::Database;
+use crate::failure::{Failure, Outcome};
+use crate::place::Place;
+
+/// Look after the database: its schema, its derived tables.
+///
+/// Works on DATABASE_URL or the private cluster, with or without the services running.
+///
+/// Example: `imprint db check && echo sound`
+#[derive(Debug, clap::Subcommand)]
+#[command(verbatim_doc_comment)]
+pub(crate) enum Command {
+    /// Bring the schema up to date, as its owner; services that may not do that then start.
+    Migrate,
+    /// Compare the derived tables (step_mean, probe_chunk) with the readings, bit for bit.
+    ///
+    /// Nobody waits for it. Exits with 1 where they differ; `imprint db rebuild` mends it.
+    Check(Which),
+    /// Make the derived tables again from the readings, run by run.
+    ///
+    /// May run while runs are written: who writes the run at hand waits for the moment.
+    Rebuild(Which),
+}
+
+/// One run or all.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// Only this run (`experiment/cell`).
+    #[arg(long, value_name = "RUN")]
+    run: Option<String>,
+}
+
+impl Which {
+    async fn run_ids(&self, store: &Store) -> Result<Vec<i32>, Failure> {
+        match &self.run {
+            Some(label) => Ok(vec![run_id(store, label).await?]),
+            None => Ok(derived::runs(store).await?),
+        }
+    }
+}
+
+pub(crate) async fn run(place: &Place, command: Command) -> Outcome {
+    let database = match command {
+        Command::Migrate => Database::provide(place).await?,
+        _ => Database::open(place).await?,
+    };
+    let done = dispatch(&database.store, command).await;
+    database.close().await?;
+    done
+}
+
+async fn dispatch(store: &Store, command: Command) -> Outcome {
+    match command {
+        Command::Migrate => tell("the schema is up to date")?,
+        Command::Check(which) => return check(store, &which).await,
+        Command::Rebuild(which) => {
+            let run_ids = which.run_ids(store).await?;
+            let mut n_readings = 0_u64;
+            for &run_id in &run_ids {
+                n_readings += u64::from(derived::rebuild(store, run_id).await?);
+            }
+            tell(format_args!(
+                "runs {}  readings {n_readings}  derived tables rebuilt",
+                run_ids.len()
+            ))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn check(store: &Store, which: &Which) -> Outcome {
+    let run_ids = which.run_ids(store).await?;
+    let (mut n_readings, mut n_differing) = (0_u64, 0);
+    for &run_id in &run_ids {
+        let check = derived::check(store, run_id).await?;
+        n_readings += u64::from(check.n_readings);
+        if !check.is_equal() {
+            n_differing += 1;
+            tell(format_args!(
+                "run {run_id}: {} rows differ",
+                check.n_differences
+            ))?;
+            for difference in &check.differences {
+                tell(format_args!("  {difference}"))?;
+            }
+        }
+    }
+    if n_differing > 0 {
+        return Err(Failure::failed(format!(
+            "the derived tables of {n_differing} of {} runs differ from their readings; \
+             `imprint db rebuild` makes them again",
+            run_ids.len()
+        )));
+    }
+    tell(format_args!(
+        "runs {}  readings {n_readings}  derived tables equal a rebuild",
+        run_ids.len()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_id(store: &Store, label: &str) -> Result<i32, Failure> {
+    let run = store.known_run(label).await?;
+    run.map(|r| r.run_id)
+        .ok_or_else(|| Failure::bad_input(format!("there is no run `{label}`")))
+}

@@ -12,9 +12,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("imprint-lm", &["core"]),
     ("imprint-analysis", &["core"]),
     ("imprint-world", &["core", "data"]),
-    ("imprint-metrics", &["core", "proto", "store"]),
-    ("imprint-orchestrator", &["core", "data", "proto", "store"]),
-    ("imprint-trainer", &["core", "data", "lm", "proto", "spool"]),
+    ("imprint-telemetry", &[]),
+    ("imprint-metrics", &["core", "proto", "store", "telemetry"]),
+    (
+        "imprint-orchestrator",
+        &["core", "data", "proto", "store", "telemetry"],
+    ),
+    (
+        "imprint-trainer",
+        &["core", "data", "lm", "proto", "spool", "telemetry"],
+    ),
     (
         "imprint-cli",
         &[
@@ -25,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "store",
             "analysis",
             "world",
+            "telemetry",
             "metrics",
             "orchestrator",
         ],
@@ -41,6 +49,15 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("sqlx", &["imprint-store", "imprint-testkit", "imprint-e2e"]),
     ("tokenizers", &["imprint-data"]),
     ("plotters", &["imprint-analysis"]),
+    ("tracing-subscriber", &["imprint-telemetry"]),
+    (
+        "prometheus-client",
+        &[
+            "imprint-telemetry",
+            "imprint-metrics",
+            "imprint-orchestrator",
+        ],
+    ),
 ];
 
 fn workspace() -> cargo_metadata::Metadata {

@@ -18,6 +18,8 @@ use crate::place::Place;
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) telemetry: imprint_telemetry::Options,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -10,7 +10,7 @@ use imprint_proto::{Error, MAX_MESSAGE_BYTES};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use crate::failure::{Failure, Kind, chain};
+use crate::failure::{Failure, Kind};
 use crate::place::Place;
 
 /// How often a call is repeated while the service says that it cannot answer now.
@@ -181,7 +181,7 @@ async fn connect(service: &'static str, url: &str) -> Result<Channel, Failure> {
         .await
         .map_err(|error| match error {
             Error::Unreachable { .. } => gone(service, url),
-            other => Failure::bad_input(chain(&other)),
+            other => Failure::bad_input(imprint_telemetry::one_line(&other)),
         })
 }
 

@@ -18,22 +18,25 @@ pub(crate) mod verify;
 pub(crate) mod watch;
 
 use std::fmt;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::{Failure, Outcome};
-use crate::place::Place;
 
 /// Runs the command that was typed.
-pub(crate) async fn run(Arguments { place, command }: Arguments) -> Outcome {
+pub(crate) async fn run(arguments: Arguments) -> Outcome {
+    let Arguments {
+        place,
+        telemetry,
+        command,
+    } = arguments;
     let services = matches!(command, Command::Up(_) | Command::Serve(_));
-    start_log(&place, if services { "info,sqlx=warn" } else { "warn" })?;
+    telemetry.start(if services { "info,sqlx=warn" } else { "warn" })?;
     match command {
-        Command::Up(arguments) => up::run(&place, arguments).await,
-        Command::Serve(role) => serve::run(&place, role).await,
+        Command::Up(arguments) => up::run(&place, &telemetry, arguments).await,
+        Command::Serve(role) => serve::run(&place, &telemetry, role).await,
         Command::Submit(arguments) => submit::run(&place, arguments).await,
         Command::List(arguments) => list::run(&place, arguments).await,
         Command::Status(arguments) => status::run(&place, arguments).await,
@@ -46,22 +49,8 @@ pub(crate) async fn run(Arguments { place, command }: Arguments) -> Outcome {
         Command::Db(command) => db::run(&place, command).await,
         Command::Sql(arguments) => sql::run(&place, arguments).await,
         Command::Doctor(arguments) => doctor::run(&place, arguments).await,
-        Command::Demo(arguments) => demo::run(&place, arguments).await,
+        Command::Demo(arguments) => demo::run(&telemetry, arguments).await,
     }
-}
-
-/// Logs go to stderr: stdout is the command's answer.
-fn start_log(place: &Place, default: &str) -> Result<(), Failure> {
-    let filter = place.log_filter(default);
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|err| Failure::bad_input(format!("--log {filter}: {err}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    Ok(())
 }
 
 /// Prints a line or more of the answer.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use imprint_store::Store;
 use imprint_store::embedded::{self, Durability, Embedded};
 
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::place::Place;
 
 /// A database that answers.
@@ -132,7 +132,7 @@ fn url_with(url: &str, options: &str) -> String {
 
 impl From<embedded::Error> for Failure {
     fn from(error: embedded::Error) -> Self {
-        let line = chain(&error);
+        let line = imprint_telemetry::one_line(&error);
         match error {
             embedded::Error::NotThere { .. } => Self::unreachable(line),
             embedded::Error::Unreachable { .. } => Self::bad_input(line),

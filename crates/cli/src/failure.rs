@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use imprint_telemetry::one_line;
 use tonic::{Code, Status};
 
 pub(crate) type Outcome = Result<ExitCode, Failure>;
@@ -48,7 +49,7 @@ impl Failure {
 
     /// For `map_err`: what was being done, and the whole chain of why it failed.
     pub(crate) fn doing<E: Error>(what: impl fmt::Display) -> impl FnOnce(E) -> Self {
-        move |error| Self::failed(format!("{what}: {}", chain(&error)))
+        move |error| Self::failed(format!("{what}: {}", one_line(&error)))
     }
 
     /// A refused or failed call of a service that has answered before.
@@ -86,7 +87,7 @@ impl fmt::Display for Failure {
 
 impl From<imprint_store::Error> for Failure {
     fn from(error: imprint_store::Error) -> Self {
-        let message = chain(&error);
+        let message = one_line(&error);
         let kind = match error {
             _ if error.is_unavailable() => Kind::Unreachable,
             imprint_store::Error::Url { .. } | imprint_store::Error::NotFound { .. } => {
@@ -98,17 +99,8 @@ impl From<imprint_store::Error> for Failure {
     }
 }
 
-/// An error and everything that caused it, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_line = cause.to_string();
-        // Some libraries repeat their source in their own line.
-        if !line.ends_with(&cause_line) {
-            line = format!("{line}: {cause_line}");
-        }
-        source = cause.source();
+impl From<imprint_telemetry::Error> for Failure {
+    fn from(error: imprint_telemetry::Error) -> Self {
+        Self::bad_input(one_line(&error))
     }
-    line
 }

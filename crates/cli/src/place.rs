@@ -12,6 +12,8 @@ use crate::failure::Failure;
 
 pub(crate) const METRICS_PORT: u16 = 7431;
 pub(crate) const ORCHESTRATOR_PORT: u16 = 7432;
+/// Where Prometheus looks by custom.
+pub(crate) const VITALS_PORT: u16 = 9464;
 
 /// Options of every command.
 #[derive(Clone, Debug, Default, Args)]
@@ -46,10 +48,6 @@ pub(crate) struct Place {
         hide_env_values = true
     )]
     database_url: Option<String>,
-
-    /// What is logged to stderr, such as `debug` or `imprint_orchestrator=debug`.
-    #[arg(long, global = true, value_name = "FILTER", env = "RUST_LOG")]
-    log: Option<String>,
 }
 
 impl Place {
@@ -88,11 +86,6 @@ impl Place {
                 |services| services.metrics,
             )
         })
-    }
-
-    /// What to log where the user said nothing.
-    pub(crate) fn log_filter<'a>(&'a self, default: &'a str) -> &'a str {
-        self.log.as_deref().unwrap_or(default)
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use imprint_telemetry::Vitals;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::database::Database;
 use crate::failure::Failure;
-use crate::place::{METRICS_PORT, ORCHESTRATOR_PORT, Place, Services};
+use crate::place::{METRICS_PORT, ORCHESTRATOR_PORT, Place, Services, VITALS_PORT};
 
 /// What a laboratory on one machine may use.
 pub(crate) struct Setup {
@@ -22,6 +23,8 @@ pub(crate) struct Setup {
     pub(crate) slots: usize,
     /// Try the well-known ports first; else any free ones will do.
     pub(crate) well_known_ports: bool,
+    /// What trainers are told in their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// A laboratory that runs; clients of its place find it.
@@ -33,6 +36,8 @@ pub(crate) struct System {
     supervisor: JoinHandle<()>,
     metrics: Role,
     orchestrator: Role,
+    vitals: Role,
+    vitals_url: String,
 }
 
 /// A service in a task of its own.
@@ -104,10 +109,12 @@ impl System {
         let well_known = |port| if setup.well_known_ports { port } else { 0 };
         let (metrics_listener, metrics_url) = listen(well_known(METRICS_PORT)).await?;
         let (listener, orchestrator_url) = listen(well_known(ORCHESTRATOR_PORT)).await?;
+        let (vitals_listener, vitals_url) = listen(well_known(VITALS_PORT)).await?;
+        let vitals = Vitals::default();
         let metrics = {
-            let store = database.store.clone();
+            let (store, vitals) = (database.store.clone(), vitals.clone());
             Role::start(async move |stop| {
-                let served = imprint_metrics::serve(metrics_listener, store, stop).await;
+                let served = imprint_metrics::serve(metrics_listener, store, &vitals, stop).await;
                 served.map_err(Failure::doing("the metrics service"))
             })
         };
@@ -118,7 +125,9 @@ impl System {
                 data_dir: data_dir.clone(),
                 trainer: setup.trainer,
                 slots: setup.slots,
+                environment: setup.environment,
                 limits: imprint_orchestrator::Limits::default(),
+                vitals: vitals.clone(),
             };
             let store = database.store.clone();
             Role::start(async move |stop| {
@@ -127,6 +136,12 @@ impl System {
                 served.map_err(Failure::doing("the orchestrator"))
             })
         };
+        let vitals = Role::start(async move |stop| {
+            let served = vitals.serve(vitals_listener, stop.cancelled_owned());
+            served
+                .await
+                .map_err(Failure::doing("the port for Prometheus"))
+        });
         let services = Services {
             pid: std::process::id(),
             metrics: metrics_url,
@@ -141,11 +156,18 @@ impl System {
             supervisor,
             metrics,
             orchestrator,
+            vitals,
+            vitals_url,
         })
     }
 
     pub(crate) fn services(&self) -> &Services {
         &self.services
+    }
+
+    /// Where `/metrics` and `/healthz` are.
+    pub(crate) fn vitals_url(&self) -> &str {
+        &self.vitals_url
     }
 
     /// A shell command that opens the database in psql.
@@ -158,6 +180,7 @@ impl System {
         tokio::select! {
             failure = self.metrics.ended() => failure,
             failure = self.orchestrator.ended() => failure,
+            failure = self.vitals.ended() => failure,
         }
     }
 
@@ -170,13 +193,18 @@ impl System {
         // The trainers' last readings still go to the metrics service.
         let orchestrator = self.orchestrator.stop().await;
         let metrics = self.metrics.stop().await;
+        let vitals = self.vitals.stop().await;
         self.supervisor.abort();
         let _ = self.supervisor.await;
         let database = match Arc::into_inner(self.database) {
             Some(database) => database.close().await,
             None => Ok(()),
         };
-        removed.and(orchestrator).and(metrics).and(database)
+        removed
+            .and(orchestrator)
+            .and(metrics)
+            .and(vitals)
+            .and(database)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It keeps nothing of its own: what a trainer may forget is what the database has committed.
 
-mod health;
+mod series;
 mod service;
 mod status;
 
@@ -10,12 +10,17 @@ use std::time::Duration;
 
 use imprint_proto::pb::metrics_server::MetricsServer;
 use imprint_store::Store;
+use imprint_telemetry::Vitals;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use self::series::Series;
 use self::service::Metrics;
+
+/// The name of the service in health checks and reflection.
+const METRICS: &str = "imprint.v1.Metrics";
 
 /// How long open streams may go on committing what they have received after a shutdown.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -32,11 +37,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("describe the services for reflection")]
-    Reflection {
-        #[source]
-        source: tonic_reflection::server::Error,
-    },
+    #[error(transparent)]
+    Standing(#[from] imprint_telemetry::Error),
     #[error("serve metrics")]
     Serve {
         #[source]
@@ -47,24 +49,21 @@ pub enum Error {
 /// Serves on a listening socket until `shutdown`, then finishes what it has received, for ten
 /// seconds at most.
 ///
+/// How it fares is shown in `vitals`.
+///
 /// # Errors
 /// When the server cannot go on.
 pub async fn serve(
     listener: TcpListener,
     store: Store,
+    vitals: &Vitals,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(imprint_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // The protocol's file describes services that others offer.
-            .with_service_name(health::METRICS)
-            .with_service_name("grpc.health.v1.Health")
-    };
-    let described = |source| Error::Reflection { source };
-    let (reporter, health_service) = tonic_health::server::health_reporter();
-    let metrics = MetricsServer::new(Metrics::new(store.clone(), shutdown.clone()))
+    let descriptors = imprint_proto::FILE_DESCRIPTOR_SET;
+    let (standing, beside) =
+        imprint_telemetry::standing("metrics", &[METRICS], descriptors, vitals).await?;
+    let series = vitals.register(Series::new);
+    let metrics = MetricsServer::new(Metrics::new(store.clone(), series, shutdown.clone()))
         .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
     let server = Server::builder()
         .tcp_nodelay(true)
@@ -72,10 +71,8 @@ pub async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .add_routes(beside)
         .add_service(metrics)
-        .add_service(health_service)
-        .add_service(reflection().build_v1().map_err(described)?)
-        .add_service(reflection().build_v1alpha().map_err(described)?)
         .serve_with_incoming_shutdown(
             TcpListenerStream::new(listener),
             shutdown.clone().cancelled_owned(),
@@ -86,7 +83,7 @@ pub async fn serve(
     };
     tokio::select! {
         served = server => served.map_err(|source| Error::Serve { source }),
-        never = health::watch(&store, &reporter) => match never {},
+        never = standing.watch(|| store.ready()) => match never {},
         () = drained => {
             tracing::warn!("connections were still open {DRAIN_LIMIT:?} after the shutdown");
             Ok(())

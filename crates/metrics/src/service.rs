@@ -1,6 +1,6 @@
 //! The calls of `imprint.v1.Metrics`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use imprint_core::{StepReadings, UpdateStats};
@@ -8,12 +8,14 @@ use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
 use imprint_proto::pb::ingest_response::Message as Response;
 use imprint_store::Store;
-use imprint_store::ingest::{Appended, Message, Writer};
+use imprint_store::ingest::{Appended, Cursors, Message, Writer};
+use imprint_telemetry::one_line;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::series::{Pending, Series};
 use crate::status;
 
 /// Messages that one transaction takes at most.
@@ -28,12 +30,17 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Metrics {
     store: Store,
+    series: Series,
     shutdown: CancellationToken,
 }
 
 impl Metrics {
-    pub(crate) fn new(store: Store, shutdown: CancellationToken) -> Self {
-        Self { store, shutdown }
+    pub(crate) fn new(store: Store, series: Series, shutdown: CancellationToken) -> Self {
+        Self {
+            store,
+            series,
+            shutdown,
+        }
     }
 }
 
@@ -50,7 +57,9 @@ impl pb::metrics_server::Metrics for Metrics {
             messages: request.into_inner(),
             answers,
             store: self.store.clone(),
+            series: self.series.clone(),
             shutdown: self.shutdown.clone(),
+            reading_failed: false,
         };
         // Not within this call: the client gets its headers before it sends the first message.
         tokio::spawn(stream.run());
@@ -87,19 +96,26 @@ struct Stream {
     messages: Streaming<pb::IngestRequest>,
     answers: mpsc::Sender<Result<pb::IngestResponse, Status>>,
     store: Store,
+    series: Series,
     shutdown: CancellationToken,
+    /// The next message could not be read.
+    reading_failed: bool,
 }
 
 /// What was queued when the last commit ended.
 struct Batch {
     messages: Vec<Message>,
+    /// Kept until they are answered for.
+    pending: Pending,
     /// How the stream ends after them, if it does.
     end: Option<Result<(), Status>>,
 }
 
 impl Stream {
     async fn run(mut self) {
+        let _open = self.series.opened();
         if let Err(status) = self.take_in().await {
+            self.series.refused(&status, self.reading_failed);
             // Where nobody listens any more, nobody needs to know.
             let _ = self.answers.send(Err(status)).await;
         }
@@ -110,14 +126,19 @@ impl Stream {
     /// Nothing is read while a commit is under way: the queue is the window of the HTTP/2 stream,
     /// and when that is full the trainer's messages wait in its spool.
     async fn take_in(&mut self) -> Result<(), Status> {
-        let Some((writer, attempt)) = self.open().await? else {
+        let Some((writer, attempt, mut cursors)) = self.open().await? else {
             return Ok(());
         };
         loop {
             let batch = self.queued().await;
             if !batch.messages.is_empty() {
+                let began = Instant::now();
                 let appended = within_limit(writer.append(&batch.messages)).await?;
+                self.series
+                    .committed(began.elapsed(), &batch.messages, cursors, appended.cursors);
+                cursors = appended.cursors;
                 self.acknowledge(attempt, &appended).await;
+                drop(batch.pending);
                 if let Some(refusal) = appended.refused {
                     tracing::warn!(attempt, %refusal, "a trainer's message was refused");
                     return Err(status::from_refusal(&refusal));
@@ -129,9 +150,9 @@ impl Stream {
         }
     }
 
-    async fn open(&mut self) -> Result<Option<(Writer, u32)>, Status> {
+    async fn open(&mut self) -> Result<Option<(Writer, u32, Cursors)>, Status> {
         let first = tokio::select! {
-            message = self.messages.message() => message?,
+            message = self.messages.message() => message.inspect_err(|_| self.reading_failed = true)?,
             () = self.shutdown.cancelled() => return Err(shutting_down()),
         };
         let Some(first) = first else {
@@ -160,13 +181,14 @@ impl Stream {
             next_update: cursors.next_update,
         }))
         .await;
-        Ok(Some((writer, open.attempt)))
+        Ok(Some((writer, open.attempt, cursors)))
     }
 
     /// Waits for a message, then takes what else is there already.
     async fn queued(&mut self) -> Batch {
         let mut batch = Batch {
             messages: Vec::new(),
+            pending: self.series.pending(),
             end: None,
         };
         let mut next = tokio::select! {
@@ -175,10 +197,19 @@ impl Stream {
             () = self.shutdown.cancelled() => Err(shutting_down()),
         };
         loop {
-            match next.and_then(|m| m.map(decode).transpose()) {
-                Ok(Some(message)) => batch.messages.push(message),
+            match next {
+                Ok(Some(message)) => {
+                    batch.pending.received(&message);
+                    match decode(message) {
+                        Ok(message) => batch.messages.push(message),
+                        Err(status) => batch.end = Some(Err(status)),
+                    }
+                }
                 Ok(None) => batch.end = Some(Ok(())),
-                Err(status) => batch.end = Some(Err(status)),
+                Err(status) => {
+                    self.reading_failed = !self.shutdown.is_cancelled();
+                    batch.end = Some(Err(status));
+                }
             }
             if batch.end.is_some() || batch.messages.len() == MAX_BATCH {
                 return batch;
@@ -231,7 +262,7 @@ async fn within_limit<T>(
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => {
             if error.is_unavailable() {
-                tracing::warn!(error = status::chain(&error), "readings wait at a trainer");
+                tracing::warn!(error = one_line(&error), "readings wait at a trainer");
             }
             Err(status::from_store(&error))
         }

@@ -1,11 +1,11 @@
 //! Errors as a client sees them: a code that says what to do, and details for programs.
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::time::Duration;
 
 use imprint_store::Error;
 use imprint_store::ingest::Refusal;
+use imprint_telemetry::one_line;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -31,7 +31,7 @@ pub(crate) fn from_store(error: &Error) -> Status {
             detailed(Code::Aborted, message, "STALE_ATTEMPT", about)
         }
         _ => {
-            let error_chain = chain(error);
+            let error_chain = one_line(error);
             tracing::error!(error = error_chain, "a request failed");
             if error.is_refusal_of_data() {
                 // Sending the same again would fail again.
@@ -84,16 +84,4 @@ fn detailed<const N: usize>(
         .collect();
     let details = ErrorDetails::with_error_info(reason, DOMAIN, about);
     Status::with_error_details(code, message, details)
-}
-
-/// An error with all its causes, for the log.
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += ": ";
-        text += &cause.to_string();
-        source = cause.source();
-    }
-    text
 }

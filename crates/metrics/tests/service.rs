@@ -9,6 +9,7 @@ use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
 use imprint_proto::pb::ingest_response::Message as Response;
 use imprint_proto::pb::metrics_client::MetricsClient;
+use imprint_telemetry::Vitals;
 use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run, wait_until};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -16,13 +17,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
-use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt as _;
+
+#[path = "service/watched.rs"]
+mod watched;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Service {
     address: SocketAddr,
+    vitals: Vitals,
     shutdown: CancellationToken,
     ended: tokio::task::JoinHandle<Result<(), imprint_metrics::Error>>,
 }
@@ -32,9 +36,12 @@ impl Service {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let ended = tokio::spawn(serve(listener, db.store.clone(), shutdown.clone()));
+        let vitals = Vitals::default();
+        let (store, shown, stop) = (db.store.clone(), vitals.clone(), shutdown.clone());
+        let ended = tokio::spawn(async move { serve(listener, store, &shown, stop).await });
         Self {
             address,
+            vitals,
             shutdown,
             ended,
         }
@@ -417,48 +424,6 @@ async fn nothing_acknowledged_is_lost_when_postgres_is_killed() {
         stored(&db, id).await,
         measured(&[(0..N_UPDATES as i32 + 1, 1)])
     );
-    service.stop().await;
-}
-
-#[tokio::test]
-async fn health_follows_the_database() {
-    let db = TestDb::start_durable().await;
-    let service = Service::start(&db).await;
-    let is = |want: ServingStatus| {
-        let channel = service.channel();
-        async move {
-            for name in ["imprint.v1.Metrics", ""] {
-                let request = tonic_health::pb::HealthCheckRequest {
-                    service: name.to_owned(),
-                };
-                let answer = tonic_health::pb::health_client::HealthClient::new(channel.clone())
-                    .check(request)
-                    .await;
-                if answer.is_ok_and(|a| a.into_inner().status() == want) {
-                    continue;
-                }
-                return false;
-            }
-            true
-        }
-    };
-    wait_until(PATIENCE, "it serves", || is(ServingStatus::Serving)).await;
-    db.kill_postmaster();
-    wait_until(PATIENCE, "it says that it cannot", || {
-        is(ServingStatus::NotServing)
-    })
-    .await;
-    let request = pb::VerifyRunRequest {
-        run: "test/run".to_owned(),
-    };
-    let down = MetricsClient::new(service.channel())
-        .verify_run(request)
-        .await
-        .unwrap_err();
-    assert_eq!(down.code(), Code::Unavailable);
-    assert_eq!(down.message(), "the database cannot be reached");
-    db.restart().await;
-    wait_until(PATIENCE, "it serves again", || is(ServingStatus::Serving)).await;
     service.stop().await;
 }
 

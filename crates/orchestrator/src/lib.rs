@@ -18,6 +18,7 @@ use std::time::Duration;
 use imprint_proto::pb::attempts_server::AttemptsServer;
 use imprint_proto::pb::orchestrator_server::OrchestratorServer;
 use imprint_store::Store;
+use imprint_telemetry::Vitals;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -26,6 +27,9 @@ use tonic::transport::Server;
 use crate::local::Local;
 use crate::scheduler::Scheduler;
 use crate::service::Service;
+
+/// The names of the services in health checks and reflection.
+const SERVICES: &[&str] = &["imprint.v1.Orchestrator", "imprint.v1.Attempts"];
 
 /// How an orchestrator is set up.
 #[derive(Debug)]
@@ -38,9 +42,13 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The program `imprint-trainer`.
     pub trainer: PathBuf,
+    /// What trainers get in their environment beside what this process has.
+    pub environment: Vec<(&'static str, String)>,
     /// Trainers that run at the same time on this machine; with all slots busy, runs wait.
     pub slots: usize,
     pub limits: Limits,
+    /// Where it shows how it fares.
+    pub vitals: Vitals,
 }
 
 /// How long things may take and how often they are tried.
@@ -106,8 +114,8 @@ pub enum Error {
     },
     #[error("the name of this machine cannot be told")]
     Host(#[source] nix::Error),
-    #[error("the orchestrator cannot describe its services")]
-    Reflection(#[source] tonic_reflection::server::Error),
+    #[error(transparent)]
+    Standing(#[from] imprint_telemetry::Error),
     #[error("the orchestrator's server ended")]
     Serve(#[source] tonic::transport::Error),
     #[error("the orchestrator broke off")]
@@ -148,20 +156,12 @@ pub async fn serve(
         wake: wake.clone(),
         stopping: stopping.clone(),
     };
-    let (health, health_server) = tonic_health::server::health_reporter();
-    health.set_serving::<OrchestratorServer<Service>>().await;
-    health.set_serving::<AttemptsServer<Service>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(imprint_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
+    let descriptors = imprint_proto::FILE_DESCRIPTOR_SET;
+    let (standing, beside) =
+        imprint_telemetry::standing("orchestrator", SERVICES, descriptors, &config.vitals).await?;
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .add_service(health_server)
-        .add_service(reflection().build_v1().map_err(Error::Reflection)?)
-        // Clients of other languages still ask in this version.
-        .add_service(reflection().build_v1alpha().map_err(Error::Reflection)?)
+        .add_routes(beside)
         .add_service(
             OrchestratorServer::new(service.clone())
                 .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES),
@@ -173,8 +173,8 @@ pub async fn serve(
         );
     let mut server = tokio::spawn(server);
     let scheduler = Scheduler {
-        store,
-        local: Local::new(config.trainer, url.clone(), runs_dir),
+        store: store.clone(),
+        local: Local::new(config.trainer, config.environment, url.clone(), runs_dir),
         host: host.to_string_lossy().into_owned(),
         slots: config.slots,
         limits: config.limits,
@@ -187,6 +187,7 @@ pub async fn serve(
         () = shutdown => None,
         ended = &mut server => Some(ended.map_err(Error::Broken)?.map_err(Error::Serve)),
         ended = &mut scheduler => Some(ended.map_err(Error::Broken)),
+        never = standing.watch(|| store.ready()) => match never {},
     };
     if let Some(ended) = ended_early {
         return ended;

@@ -25,6 +25,7 @@ const LOG_LINE_CHARS: usize = 300;
 /// Trainer processes of this machine, one a run at most.
 pub(crate) struct Local {
     trainer: PathBuf,
+    environment: Vec<(&'static str, String)>,
     orchestrator_url: String,
     runs_dir: PathBuf,
     held: BTreeMap<i32, Held>,
@@ -41,9 +42,15 @@ struct Held {
 }
 
 impl Local {
-    pub(crate) fn new(trainer: PathBuf, orchestrator_url: String, runs_dir: PathBuf) -> Self {
+    pub(crate) fn new(
+        trainer: PathBuf,
+        environment: Vec<(&'static str, String)>,
+        orchestrator_url: String,
+        runs_dir: PathBuf,
+    ) -> Self {
         Self {
             trainer,
+            environment,
             orchestrator_url,
             runs_dir,
             held: BTreeMap::new(),
@@ -79,6 +86,7 @@ impl Local {
             Command::new(&self.trainer)
                 .args(["run", "--run-id", &run_id.to_string()])
                 .args(["--orchestrator", &self.orchestrator_url])
+                .envs(self.environment.iter().map(|(name, value)| (name, value)))
                 .stdin(Stdio::null())
                 .stdout(log)
                 .stderr(stderr)

@@ -6,12 +6,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use imprint_store::runs::OpenRuns;
 use imprint_store::{Error, Store};
+use imprint_telemetry::one_line;
 use tokio::sync::{Notify, watch};
 
 use crate::Limits;
 use crate::local::Local;
 use crate::plan::{Action, Observed, plan};
-use crate::status::one_line;
 
 /// How long nothing may happen before the scheduler looks again by itself.
 const TICK: Duration = Duration::from_millis(200);

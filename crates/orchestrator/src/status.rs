@@ -1,8 +1,7 @@
 //! Errors as the other side of a call sees them: a code that says what to do, and one line.
 
-use std::error::Error;
-
 use imprint_store::Error as StoreError;
+use imprint_telemetry::one_line;
 use tonic::Status;
 
 pub(crate) fn invalid(line: impl Into<String>) -> Status {
@@ -24,18 +23,4 @@ pub(crate) fn from_store(error: StoreError) -> Status {
             Status::internal(line)
         }
     }
-}
-
-/// An error with what caused it, each said once.
-pub(crate) fn one_line(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !line.contains(&said) {
-            line = format!("{line}: {said}");
-        }
-        source = cause.source();
-    }
-    line
 }

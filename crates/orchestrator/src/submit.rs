@@ -13,7 +13,9 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
-use crate::status::{from_store, invalid, one_line};
+use imprint_telemetry::one_line;
+
+use crate::status::{from_store, invalid};
 
 /// Validates an experiment and stores the runs that are not there yet.
 ///

@@ -10,6 +10,7 @@ use imprint_proto::pb;
 use imprint_proto::pb::RunState;
 use imprint_proto::pb::attempts_client::AttemptsClient;
 use imprint_proto::pb::orchestrator_client::OrchestratorClient;
+use imprint_telemetry::Vitals;
 use imprint_testkit::{TestDb, wait_until};
 use imprint_world::{World, WorldConfig};
 use tempfile::TempDir;
@@ -60,6 +61,7 @@ async fn bench_on(db: TestDb, trainer: Option<&str>, lease: Duration) -> Bench {
         metrics_url: "http://127.0.0.1:1".to_owned(),
         data_dir: dir.path().join("data"),
         trainer: program,
+        environment: Vec::new(),
         slots: usize::from(trainer.is_some()),
         limits: Limits {
             lease,
@@ -67,6 +69,7 @@ async fn bench_on(db: TestDb, trainer: Option<&str>, lease: Duration) -> Bench {
             stop_grace: Duration::from_secs(5),
             ..Limits::default()
         },
+        vitals: Vitals::default(),
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let store = db.store.clone();

@@ -26,6 +26,11 @@ pub enum Error {
         #[source]
         source: sqlx::migrate::MigrateError,
     },
+    /// It is of another version than this program, or not there at all.
+    #[error("the database schema {problem}")]
+    Schema { problem: String },
+    #[error("the database takes no changes: it is read-only, as a standby is")]
+    ReadOnly,
     /// A query failed.
     #[error("{doing}")]
     Query {
@@ -67,6 +72,7 @@ impl Error {
             Self::Migrate {
                 source: sqlx::migrate::MigrateError::Execute(source),
             } => is_unavailable(source),
+            Self::ReadOnly => true,
             _ => false,
         }
     }
@@ -94,10 +100,13 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         // Class 08: the connection broke; 57: an operator (or a crash) ended it; 53: out of
-        // connections, memory or disk; 40: a deadlock or serialization failure, to be repeated.
-        sqlx::Error::Database(e) => e
-            .code()
-            .is_some_and(|code| ["08", "57", "53", "40"].iter().any(|c| code.starts_with(c))),
+        // connections, memory or disk; 40: a deadlock or serialization failure, to be repeated;
+        // 25006: a standby, or read-only for a while.
+        sqlx::Error::Database(e) => e.code().is_some_and(|code| {
+            ["08", "57", "53", "40", "25006"]
+                .iter()
+                .any(|c| code.starts_with(c))
+        }),
         _ => false,
     }
 }

@@ -28,6 +28,7 @@ const MAX_CONNECTIONS: u32 = 16;
 /// How long a query waits for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What this program knows of the schema's history.
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// A database with the schema `imprint`; cheap to clone.
@@ -95,16 +96,44 @@ impl Store {
         migrated.map_err(|source| Error::Migrate { source })
     }
 
-    /// Fails unless the database answers.
+    /// Fails unless the database answers, can be written, and has the schema of this program.
     ///
     /// # Errors
-    /// When it does not within the time that a query waits for a connection.
-    pub async fn ping(&self) -> Result<(), Error> {
-        sqlx::query("select 1")
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(Error::doing("ask the database whether it is there"))
+    /// What of it does not hold: [`Error::ReadOnly`], [`Error::Schema`], or why there was no answer.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let asked: Result<(bool, Vec<i64>), _> = sqlx::query_as(
+            "select current_setting('transaction_read_only')::bool, array(
+                 select version from public._sqlx_migrations where success order by version)",
+        )
+        .fetch_one(&self.pool)
+        .await;
+        let (is_read_only, applied) = match asked {
+            // There is no table of migrations.
+            Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => {
+                (false, Vec::new())
+            }
+            other => other.map_err(Error::doing("ask the database whether it is ready"))?,
+        };
+        let is_applied = |version: &i64| applied.binary_search(version).is_ok();
+        let known: Vec<i64> = MIGRATOR.iter().map(|m| m.version).collect();
+        if let Some(&version) = known.iter().find(|v| !is_applied(v)) {
+            return Err(Error::Schema {
+                problem: format!(
+                    "lacks migration {version}; starting a service brings it up to date"
+                ),
+            });
+        }
+        if let Some(&version) = applied.iter().find(|v| !known.contains(v)) {
+            return Err(Error::Schema {
+                problem: format!(
+                    "has migration {version}, which this program does not know: install a newer one"
+                ),
+            });
+        }
+        match is_read_only {
+            true => Err(Error::ReadOnly),
+            false => Ok(()),
+        }
     }
 
     /// The connections, for queries of this crate and for tests.

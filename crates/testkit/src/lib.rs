@@ -7,5 +7,5 @@ mod process;
 mod seed;
 
 pub use database::TestDb;
-pub use process::{ChildGuard, bin, free_port, wait_until};
+pub use process::{ChildGuard, bin, free_port, http_get, wait_until};
 pub use seed::{SeedRun, begin_attempt, seed_run};

@@ -1,9 +1,12 @@
 //! Processes under test, and waiting for them.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A loopback port that was free a moment ago.
 pub fn free_port() -> u16 {
@@ -26,6 +29,23 @@ pub async fn wait_until<F: Future<Output = bool>>(
             "waited {limit:?} in vain until {what}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The status and the body with which a loopback HTTP port answers `GET path`.
+///
+/// # Errors
+/// When nothing answers there, or not in HTTP.
+pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok());
+    match (status, answer.split_once("\r\n\r\n")) {
+        (Some(status), Some((_, body))) => Ok((status, body.to_owned())),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, answer)),
     }
 }
 

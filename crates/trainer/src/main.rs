@@ -10,12 +10,11 @@ mod start;
 mod state;
 mod stop;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use imprint_telemetry::LogFormat;
 
 /// Training makes and drops large buffers at every operation: an allocator that keeps them is a
 /// quarter of the speed on a CPU.
@@ -26,6 +25,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "imprint-trainer", version, about, long_about = None)]
 struct Arguments {
+    #[command(flatten)]
+    telemetry: imprint_telemetry::Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -90,15 +91,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    let done = match Arguments::parse().command {
+    let Arguments { telemetry, command } = Arguments::parse();
+    let done = telemetry
+        .start("info")
+        .map_err(anyhow::Error::from)
+        .and_then(|()| run(command));
+    done.unwrap_or_else(|e| {
+        match telemetry.log_format() {
+            LogFormat::Text => eprintln!("imprint-trainer: {e:#}"),
+            // The orchestrator reads the last line of the log.
+            LogFormat::Json => tracing::error!("imprint-trainer: {e:#}"),
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Run {
             orchestrator,
             run_id,
@@ -118,9 +127,5 @@ fn main() -> ExitCode {
             run,
             all,
         } => inspect::run(&experiment, step, run, all).map(|()| ExitCode::SUCCESS),
-    };
-    done.unwrap_or_else(|e| {
-        eprintln!("imprint-trainer: {e:#}");
-        ExitCode::FAILURE
-    })
+    }
 }

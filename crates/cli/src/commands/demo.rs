@@ -13,6 +13,7 @@ use std::time::Instant;
 use imprint_analysis::{Preset, Settings, SummaryRow, analyse, summary_csv};
 use imprint_core::{Depth, Span};
 use imprint_store::embedded::{Durability, Embedded};
+use imprint_telemetry::Options;
 use imprint_world::{World, WorldConfig};
 
 use super::{figure, machine, results, submit, tell, verify, watch};
@@ -56,7 +57,7 @@ const SLOTS: usize = 2;
 /// Says that a directory is a demo's, and may be made again.
 const MARKER: &str = ".imprint-demo";
 
-pub(crate) async fn run(_: &Place, arguments: Arguments) -> Outcome {
+pub(crate) async fn run(telemetry: &Options, arguments: Arguments) -> Outcome {
     let began = Instant::now();
     let stage = |what: &str| {
         tell(format_args!(
@@ -68,6 +69,7 @@ pub(crate) async fn run(_: &Place, arguments: Arguments) -> Outcome {
         trainer: machine::trainer(arguments.trainer)?,
         slots: SLOTS,
         well_known_ports: false,
+        environment: telemetry.environment(),
     };
     let dir =
         std::path::absolute(&arguments.dir).map_err(Failure::doing(arguments.dir.display()))?;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use imprint_telemetry::Options;
+
 use super::machine::trainer;
 use super::tell;
 use crate::failure::{Failure, Outcome};
@@ -13,7 +15,8 @@ use crate::system::{Setup, System, signalled};
 ///
 /// Without DATABASE_URL a private Postgres cluster is made in the data directory from the server
 /// programs on the machine. The services listen on 127.0.0.1, at ports 7431 (metrics) and 7432
-/// (orchestrator) where they are free. Clients with the same data directory find them.
+/// (orchestrator) where they are free. Clients with the same data directory find them. Prometheus
+/// may scrape http://127.0.0.1:9464/metrics (or the address printed, where that port is taken).
 ///
 /// Ctrl-C (or SIGTERM) drains: running trainers save and deliver, and their runs go on at the next
 /// `up`. A second Ctrl-C does not wait for them.
@@ -50,18 +53,21 @@ impl Local {
     }
 }
 
-pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
+pub(crate) async fn run(place: &Place, telemetry: &Options, arguments: Arguments) -> Outcome {
     let setup = Setup {
         trainer: arguments.local.trainer()?,
         slots: arguments.local.slots(),
         well_known_ports: true,
+        environment: telemetry.environment(),
     };
     let (trainer, slots) = (setup.trainer.clone(), setup.slots);
     let mut system = System::start(place, setup).await?;
+    let vitals = system.vitals_url().to_owned();
     let told = tell(format_args!(
         "orchestrator  {}\n\
          metrics       {}\n\
          database      {}\n\
+         watched       {vitals}/metrics (Prometheus), {vitals}/healthz\n\
          data          {}\n\
          trainers      {slots} at a time, {}\n\
          Ctrl-C drains: running trainers save, and go on at the next `imprint up`.",

@@ -13,7 +13,7 @@ fn executor(script: &str) -> (TempDir, Local) {
     fs::write(&trainer, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&trainer, fs::Permissions::from_mode(0o755)).unwrap();
     let url = "http://127.0.0.1:1".to_owned();
-    let local = Local::new(trainer, url, dir.path().join("runs"));
+    let local = Local::new(trainer, Vec::new(), url, dir.path().join("runs"));
     (dir, local)
 }
 
@@ -112,7 +112,7 @@ fn a_trainer_of_an_earlier_orchestrator_is_observed_and_stopped() {
     let pid = earlier.processes()[&5].pid;
 
     let trainer = dir.path().join("trainer");
-    let mut local = Local::new(trainer, String::new(), dir.path().join("runs"));
+    let mut local = Local::new(trainer, Vec::new(), String::new(), dir.path().join("runs"));
     local.adopt(5, pid);
     assert_eq!(local.processes()[&5].exit, None);
     local.adopt(6, pid);

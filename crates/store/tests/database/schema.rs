@@ -68,3 +68,50 @@ async fn partitions_are_made_once_while_others_write() {
     .unwrap();
     assert_eq!(stored, "eee", "arrays of noise are kept as they are");
 }
+
+/// A service says that it cannot do its work unless all of this holds.
+#[tokio::test]
+async fn ready_is_a_database_of_this_version_that_can_be_written() {
+    let db = TestDb::start().await;
+    let run = async |statement: &'static str| {
+        let done = sqlx::query(statement).execute(db.store.pool()).await;
+        done.unwrap();
+    };
+    let problem = || async {
+        let error = db.store.ready().await.unwrap_err();
+        (error.is_unavailable(), error.to_string())
+    };
+    db.store.ready().await.unwrap();
+
+    run("alter system set default_transaction_read_only = on").await;
+    run("select pg_reload_conf()").await;
+    let limit = std::time::Duration::from_secs(10);
+    imprint_testkit::wait_until(limit, "the setting is read", || async {
+        db.store.ready().await.is_err()
+    })
+    .await;
+    let read_only = "the database takes no changes: it is read-only, as a standby is";
+    assert_eq!(problem().await, (true, read_only.to_owned()));
+    // What tries to write finds the same.
+    let refused = sqlx::query("delete from imprint.run")
+        .execute(db.store.pool())
+        .await
+        .map_err(imprint_store::Error::doing("write"));
+    assert!(refused.unwrap_err().is_unavailable());
+    run("alter system reset default_transaction_read_only").await;
+    run("select pg_reload_conf()").await;
+    imprint_testkit::wait_until(limit, "it can be written again", || async {
+        db.store.ready().await.is_ok()
+    })
+    .await;
+
+    run("insert into _sqlx_migrations values (9999, 'of the future', now(), true, '', 0)").await;
+    let (_, newer) = problem().await;
+    assert!(newer.contains("has migration 9999"), "{newer}");
+    run("delete from _sqlx_migrations where version in (1, 9999)").await;
+    let (_, older) = problem().await;
+    assert!(older.contains("lacks migration 1;"), "{older}");
+    run("drop table _sqlx_migrations").await;
+    let (_, absent) = problem().await;
+    assert!(absent.contains("lacks migration 1;"), "{absent}");
+}

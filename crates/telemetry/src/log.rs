@@ -1,0 +1,116 @@
+//! The log: lines on standard error, for people or for programs.
+
+use std::io::{self, IsTerminal as _};
+
+use clap::ValueEnum;
+use tracing::Subscriber;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::Error;
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people, coloured on a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line: `timestamp`, `level`, `target`, `message`, the event's own fields,
+    /// and `spans` with theirs (`run_id`, `attempt`), outermost first.
+    Json,
+}
+
+/// Options of every command of every program.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "What it tells about itself")]
+pub struct Options {
+    /// What is logged to stderr, such as `debug` or `imprint_orchestrator=debug`.
+    #[arg(long, global = true, value_name = "FILTER", env = "RUST_LOG")]
+    log: Option<String>,
+
+    /// Log lines for people, or one JSON object a line for programs.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t,
+        env = "IMPRINT_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+}
+
+impl Options {
+    /// Starts the log of this process: it goes to stderr, since stdout is the answer.
+    ///
+    /// `default` is what is logged where the user said nothing.
+    ///
+    /// # Errors
+    /// When the filter cannot be read.
+    ///
+    /// # Panics
+    /// When called a second time.
+    pub fn start(&self, default: &str) -> Result<(), Error> {
+        let filter = self.log.as_deref().unwrap_or(default);
+        let filter = EnvFilter::try_new(filter).map_err(|e| Error::Filter {
+            filter: filter.to_owned(),
+            problem: e.to_string(),
+        })?;
+        tracing_subscriber::registry()
+            .with(
+                lines(self.log_format, io::stderr, io::stderr().is_terminal()).with_filter(filter),
+            )
+            .init();
+        Ok(())
+    }
+
+    /// How log lines are written.
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format
+    }
+
+    /// What a program that this one starts needs in its environment to tell the same about itself.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let format = self.log_format.to_possible_value();
+        let format = format.map(|v| ("IMPRINT_LOG_FORMAT", v.get_name().to_owned()));
+        let filter = self.log.clone().map(|filter| ("RUST_LOG", filter));
+        format.into_iter().chain(filter).collect()
+    }
+}
+
+fn lines<S, W>(format: LogFormat, to: W, colours: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(to);
+    match format {
+        LogFormat::Text => layer.with_ansi(colours).with_target(false).boxed(),
+        LogFormat::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .boxed(),
+    }
+}
+
+/// An error with everything that caused it, each said once.
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        // Some libraries repeat their source in their own line.
+        if !line.contains(&said) {
+            line = format!("{line}: {said}");
+        }
+        source = cause.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ pub struct Lab {
     dir: tempfile::TempDir,
     metrics_port: u16,
     orchestrator_port: u16,
+    n_slots: u32,
     metrics: Option<ChildGuard>,
     orchestrator: Option<ChildGuard>,
 }
@@ -54,6 +55,11 @@ impl StoredReading {
 impl Lab {
     /// A laboratory whose database survives a kill.
     pub async fn start() -> Self {
+        Self::start_with_slots(2).await
+    }
+
+    /// The same, with so many trainers at a time.
+    pub async fn start_with_slots(n_slots: u32) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("imprint-e2e-")
             .tempdir()
@@ -66,6 +72,7 @@ impl Lab {
             dir,
             metrics_port: free_port(),
             orchestrator_port: free_port(),
+            n_slots,
             metrics: None,
             orchestrator: None,
         };
@@ -112,9 +119,10 @@ impl Lab {
         let listen = self.orchestrator_address();
         let trainer = bin("imprint-trainer");
         let trainer = trainer.to_str().expect("a path of text");
+        let slots = self.n_slots.to_string();
         self.orchestrator = Some(self.serve(
             "orchestrator",
-            &["--listen", &listen, "--slots", "2", "--trainer", trainer],
+            &["--listen", &listen, "--slots", &slots, "--trainer", trainer],
         ));
         answers(&format!("http://{listen}")).await;
     }

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    cancel, db, demo, doctor, figure, list, results, retry, serve, sql, status, submit, up, verify,
-    watch,
+    cancel, db, demo, doctor, figure, import, list, results, retry, serve, sql, status, submit,
+    take, up, verify, watch,
 };
 use crate::place::Place;
 
@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Retry(retry::Arguments),
     Results(results::Arguments),
     Figure(figure::Arguments),
+    Take(take::Arguments),
+    Import(import::Arguments),
     Verify(verify::Arguments),
     Sql(sql::Arguments),
     #[command(subcommand)]

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use imprint_proto::pb;
+use imprint_proto::pb::attempts_client::AttemptsClient;
 use imprint_proto::pb::metrics_client::MetricsClient;
 use imprint_proto::pb::orchestrator_client::OrchestratorClient;
 use imprint_proto::{Error, MAX_MESSAGE_BYTES};
@@ -49,6 +50,21 @@ impl Orchestrator {
             async move { c.submit_experiment(request).await }
         })
         .await
+    }
+
+    /// Begins an attempt for a process that cannot do it itself.
+    ///
+    /// Not repeated: each call that succeeds begins another attempt.
+    pub(crate) async fn begin_attempt(
+        &self,
+        request: pb::BeginAttemptRequest,
+    ) -> Result<pb::BeginAttemptResponse, Failure> {
+        let channel = connect("orchestrator", &self.url).await?;
+        let mut client = AttemptsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let begun = client.begin_attempt(request).await;
+        begun
+            .map(Response::into_inner)
+            .map_err(|status| Failure::of_call(&status, "orchestrator", &self.url))
     }
 
     pub(crate) async fn experiments(&self) -> Result<Vec<pb::ExperimentSummary>, Failure> {

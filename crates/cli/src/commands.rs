@@ -5,6 +5,7 @@ pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod figure;
+pub(crate) mod import;
 pub(crate) mod list;
 mod machine;
 pub(crate) mod results;
@@ -13,6 +14,7 @@ pub(crate) mod serve;
 pub(crate) mod sql;
 pub(crate) mod status;
 pub(crate) mod submit;
+pub(crate) mod take;
 pub(crate) mod up;
 pub(crate) mod verify;
 pub(crate) mod watch;
@@ -45,6 +47,8 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Retry(arguments) => retry::run(&place, arguments).await,
         Command::Results(arguments) => results::run(&place, arguments).await,
         Command::Figure(arguments) => figure::run(&place, arguments).await,
+        Command::Take(arguments) => take::run(&place, arguments).await,
+        Command::Import(arguments) => import::run(&place, arguments).await,
         Command::Verify(arguments) => verify::run(&place, arguments).await,
         Command::Db(command) => db::run(&place, command).await,
         Command::Sql(arguments) => sql::run(&place, arguments).await,

@@ -194,6 +194,10 @@ impl<'a> Plan<'a> {
             let silent = "the trainer sent no heartbeat before its lease ran out".to_owned();
             return self.lose(run, Some(attempt), silent);
         }
+        // Nobody can tell it to stop; what it still measures is refused.
+        if run.cancel_requested && attempt.offline {
+            return self.lose(run, Some(attempt), "cancelled while offline".to_owned());
+        }
         if let Some(process) = own.filter(|_| run.cancel_requested) {
             self.stop(run.run_id, process);
         }

@@ -23,6 +23,9 @@ use crate::submit::submit;
 /// How often a watched experiment is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(300);
 
+/// The longest that a run can be taken offline for.
+const MAX_OFFLINE_SECONDS: u32 = 60 * 24 * 60 * 60;
+
 /// Both services; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Service {
@@ -173,8 +176,17 @@ impl Attempts for Service {
             host: request.host,
             pid: request.pid,
             machine: request.machine,
+            offline: request.offline_seconds.is_some(),
         };
-        let lease = self.limits.lease;
+        let lease = match request.offline_seconds {
+            Some(seconds) if seconds > MAX_OFFLINE_SECONDS => {
+                return Err(invalid(format!(
+                    "offline_seconds: {seconds} is longer than 60 days ({MAX_OFFLINE_SECONDS})"
+                )));
+            }
+            Some(seconds) => Duration::from_secs(seconds.into()).max(self.limits.lease),
+            None => self.limits.lease,
+        };
         let begun = self.store.begin_attempt(run_id, &process, lease).await;
         let begun = match begun.map_err(from_store)? {
             Begin::Begun(begun) => begun,

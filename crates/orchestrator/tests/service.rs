@@ -185,6 +185,7 @@ impl Bench {
             host: "elsewhere".to_owned(),
             pid: 1,
             machine: "x86".to_owned(),
+            offline_seconds: None,
         };
         let begun = self.trainers.clone().begin_attempt(request).await;
         begun.map(tonic::Response::into_inner)

@@ -11,10 +11,17 @@
 //! deliver, so a spool alone holds everything that is not durable up to its end.
 
 mod delivery;
+mod import;
 mod segments;
+mod ticket;
 
 pub use delivery::{Delivery, Error as DeliveryError};
+pub use import::{ImportError, Imported, import};
 pub use segments::{Between, Error, Extent, SpoolReader, SpoolWriter};
+
+pub use ticket::{TicketError, read_ticket, write_ticket};
+
+use std::path::Path;
 
 pub use imprint_proto::pb::spool_record::Record;
 
@@ -29,5 +36,22 @@ impl Cursors {
     /// Whether everything below `other` is below these too.
     pub fn reach(self, other: Self) -> bool {
         self.reading >= other.reading && self.update >= other.update
+    }
+}
+
+/// Deletes a saved state's directory, if it lies where this run's states lie.
+pub fn delete_state(run_dir: &Path, path: &str) {
+    let path = Path::new(path);
+    if !path.starts_with(run_dir.join("attempts")) {
+        return tracing::error!(
+            "not deleting {}: it is outside {}",
+            path.display(),
+            run_dir.display()
+        );
+    }
+    if let Err(e) = std::fs::remove_dir_all(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("cannot delete the obsolete state {}: {e}", path.display());
     }
 }

@@ -53,6 +53,8 @@ pub struct Extent {
 pub struct SpoolWriter {
     dir: PathBuf,
     open: Open,
+    /// Its first segment, locked while there is a writer.
+    _first: File,
     file: File,
     extent: watch::Sender<Extent>,
     segment_bytes: u64,
@@ -66,6 +68,9 @@ impl SpoolWriter {
     pub fn create(dir: &Path, open: &Open) -> Result<Self, Error> {
         std::fs::create_dir(dir).map_err(|e| failed("create", dir, e))?;
         let (file, n_bytes) = create_segment(dir, open, 0)?;
+        let first = file.try_clone().map_err(|e| failed("create", dir, e))?;
+        // Where a file system has no locks, whoever imports has to know.
+        let _ = first.try_lock();
         let extent = Extent {
             segment: 0,
             n_bytes,
@@ -74,6 +79,7 @@ impl SpoolWriter {
         Ok(Self {
             dir: dir.to_owned(),
             open: open.clone(),
+            _first: first,
             file,
             extent: watch::Sender::new(extent),
             segment_bytes: SEGMENT_BYTES,
@@ -183,12 +189,25 @@ impl SpoolReader {
         &self.open
     }
 
+    /// Whether the trainer that writes the spool lives, as far as the file system can tell.
+    ///
+    /// # Errors
+    /// When the spool cannot be opened.
+    pub fn is_being_written(&self) -> Result<bool, Error> {
+        let first = segment_path(&self.dir, 0);
+        let file = File::open(&first).map_err(|e| failed("open", &first, e))?;
+        Ok(matches!(
+            file.try_lock_shared(),
+            Err(std::fs::TryLockError::WouldBlock)
+        ))
+    }
+
     /// How far a spool that nobody writes any more can be read: a tail torn by a crash is cut.
     ///
     /// # Errors
     /// When what is damaged is not the tail.
-    pub fn abandoned_extent(dir: &Path) -> Result<Extent, Error> {
-        let mut reader = Self::open(dir)?;
+    pub fn abandoned_extent(&self) -> Result<Extent, Error> {
+        let mut reader = Self::open(&self.dir)?;
         loop {
             while reader.segment.next(u64::MAX)?.is_some() {}
             let extent = Extent {
@@ -196,7 +215,7 @@ impl SpoolReader {
                 n_bytes: reader.segment.at,
                 closed: true,
             };
-            let exists = |after| segment_path(dir, extent.segment + after).exists();
+            let exists = |after| segment_path(&self.dir, extent.segment + after).exists();
             if !exists(1) {
                 return Ok(extent);
             }
@@ -249,7 +268,7 @@ impl SpoolReader {
     /// When the spool cannot be read.
     pub fn between(self, from: Cursors, to: Cursors) -> Result<Between, Error> {
         Ok(Between {
-            extent: Self::abandoned_extent(&self.dir)?,
+            extent: self.abandoned_extent()?,
             reader: self,
             next: from,
             to,

@@ -103,11 +103,13 @@ impl Writer {
             .map_err(Error::doing("make room for a run's readings"))?;
         let doing = || Error::doing(format!("open the stream of run {run_id}"));
         let mut tx = store.pool().begin().await.map_err(doing())?;
-        // Shared with nobody who would end the attempt: its successor is told the cursors either
-        // before this changes them, and then this is stale, or after.
+        // Shared with nobody who would end the attempt or begin another: its successor is told the
+        // cursors either before this changes them, and then this is stale, or after.
+        // An attempt that has made all updates and ended may still be delivered for.
         let is_current: Option<bool> = sqlx::query_scalar(
-            "select ended_at is null from imprint.attempt where run_id = $1 and attempt = $2
-             for share",
+            "select a.ended_at is null or a.outcome = 'finished' and r.state = 'delivering'
+             from imprint.run r join imprint.attempt a using (run_id)
+             where r.run_id = $1 and a.attempt = $2 for share",
         )
         .bind(run_id)
         .bind(number)

@@ -1,5 +1,9 @@
 //! The trainer's side of an attempt: begin, heartbeat, record states, end.
+//!
+//! Offline nothing can be asked and nobody told: the trainer decides alone, and its spool says later
+//! what it decided.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +24,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// A line to the orchestrator for one attempt.
 #[derive(Clone)]
 pub(crate) struct Control {
-    client: AttemptsClient<Channel>,
+    /// `None` offline.
+    client: Option<AttemptsClient<Channel>>,
     run_id: i32,
     attempt: u32,
 }
@@ -55,7 +60,7 @@ pub(crate) async fn begin(
         match within(client.begin_attempt(request.clone())).await {
             Ok(begun) => {
                 let control = Control {
-                    client,
+                    client: Some(client),
                     run_id,
                     attempt: begun.attempt,
                 };
@@ -70,6 +75,19 @@ pub(crate) async fn begin(
 }
 
 impl Control {
+    /// Of an attempt that was begun for this process elsewhere.
+    pub(crate) fn offline(run_id: i32, attempt: u32) -> Self {
+        Self {
+            client: None,
+            run_id,
+            attempt,
+        }
+    }
+
+    pub(crate) fn is_offline(&self) -> bool {
+        self.client.is_none()
+    }
+
     /// What the run's configuration leaves open, settled for all attempts: `settled`, unless an
     /// earlier attempt has done it.
     ///
@@ -78,6 +96,9 @@ impl Control {
     /// # Errors
     /// When this attempt is over, or the orchestrator refuses.
     pub(crate) async fn settle(&mut self, settled: &Settled) -> Result<Settled, Stop> {
+        let Some(client) = &mut self.client else {
+            return Ok(settled.clone());
+        };
         let failed = |what: &str, e: &dyn std::fmt::Display| Stop::Failed(format!("{what}: {e}"));
         let request = pb::SettleRunRequest {
             run_id: self.run_id,
@@ -86,7 +107,7 @@ impl Control {
                 .map_err(|e| failed("write what is settled", &e))?,
         };
         loop {
-            match within(self.client.settle_run(request.clone())).await {
+            match within(client.settle_run(request.clone())).await {
                 Ok(answer) => {
                     return serde_json::from_str(&answer.settled_json)
                         .map_err(|e| failed("read what is settled", &e));
@@ -112,6 +133,9 @@ impl Control {
         progress: watch::Receiver<Progress>,
         stop: StopSignal,
     ) {
+        let Some(client) = &mut self.client else {
+            return;
+        };
         let mut due = tokio::time::interval(every);
         due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -124,7 +148,7 @@ impl Control {
                 steps_per_second: now.steps_per_second,
                 undelivered_since_step: now.undelivered_since_step,
             };
-            match within(self.client.heartbeat(request)).await {
+            match within(client.heartbeat(request)).await {
                 Ok(answer) if answer.stop => stop.raise(Stop::Asked),
                 Ok(_) => {}
                 Err(s) if s.code() == Code::Aborted => {
@@ -141,8 +165,12 @@ impl Control {
         mut self,
         mut states: mpsc::UnboundedReceiver<Unrecorded>,
         run_dir: PathBuf,
+        keep_last: u32,
         stop: StopSignal,
     ) {
+        let Some(client) = &mut self.client else {
+            return keep_newest(states, &run_dir, keep_last).await;
+        };
         while let Some(Unrecorded { state, keep }) = states.recv().await {
             let request = pb::RecordStateRequest {
                 run_id: self.run_id,
@@ -151,12 +179,12 @@ impl Control {
                 keep,
             };
             loop {
-                match within(self.client.record_state(request.clone())).await {
+                match within(client.record_state(request.clone())).await {
                     Ok(answer) => {
                         answer
                             .obsolete
                             .iter()
-                            .for_each(|s| delete_state(&run_dir, &s.path));
+                            .for_each(|s| imprint_spool::delete_state(&run_dir, &s.path));
                         break;
                     }
                     Err(s) if s.code() == Code::Aborted => {
@@ -180,6 +208,9 @@ impl Control {
         step: u32,
         patience: Duration,
     ) -> Result<(), Status> {
+        let Some(client) = &mut self.client else {
+            return Ok(());
+        };
         let request = pb::EndAttemptRequest {
             run_id: self.run_id,
             attempt: self.attempt,
@@ -189,13 +220,34 @@ impl Control {
         };
         let deadline = tokio::time::Instant::now() + patience;
         loop {
-            match within(self.client.end_attempt(request.clone())).await {
+            match within(client.end_attempt(request.clone())).await {
                 Ok(_) => return Ok(()),
                 Err(s) if is_passing(&s) && tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(s) => return Err(s),
             }
+        }
+    }
+}
+
+/// Deletes states that nothing needs any more, as the orchestrator would say: all that is not durable
+/// is in this attempt's own spool, so its newest states will do.
+async fn keep_newest(
+    mut states: mpsc::UnboundedReceiver<Unrecorded>,
+    run_dir: &Path,
+    keep_last: u32,
+) {
+    let mut kept = VecDeque::new();
+    while let Some(Unrecorded { state, keep }) = states.recv().await {
+        if keep {
+            continue;
+        }
+        kept.push_back(state.path);
+        if kept.len() > keep_last as usize
+            && let Some(path) = kept.pop_front()
+        {
+            imprint_spool::delete_state(run_dir, &path);
         }
     }
 }
@@ -219,21 +271,4 @@ fn is_passing(status: &Status) -> bool {
             | Code::FailedPrecondition
             | Code::Unimplemented
     )
-}
-
-/// Deletes a saved state's directory, if it lies where this run's states lie.
-fn delete_state(run_dir: &Path, path: &str) {
-    let path = Path::new(path);
-    if !path.starts_with(run_dir.join("attempts")) {
-        return tracing::error!(
-            "not deleting {}: it is outside {}",
-            path.display(),
-            run_dir.display()
-        );
-    }
-    if let Err(e) = std::fs::remove_dir_all(path)
-        && e.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!("cannot delete the obsolete state {}: {e}", path.display());
-    }
 }

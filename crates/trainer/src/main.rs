@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use imprint_telemetry::LogFormat;
 
+use self::run::Source;
+
 /// Training makes and drops large buffers at every operation: an allocator that keeps them is a
 /// quarter of the speed on a CPU.
 #[global_allocator]
@@ -39,11 +41,14 @@ enum Command {
     /// 1: failed, and the orchestrator knows why; 3: a later attempt has taken the run over.
     Run {
         /// Address of the orchestrator, such as http://127.0.0.1:7432.
-        #[arg(long, env = "IMPRINT_ORCHESTRATOR")]
-        orchestrator: String,
+        #[arg(long, env = "IMPRINT_ORCHESTRATOR", required_unless_present = "ticket")]
+        orchestrator: Option<String>,
         /// Number of the run.
-        #[arg(long)]
-        run_id: i32,
+        #[arg(long, required_unless_present = "ticket", conflicts_with = "ticket")]
+        run_id: Option<i32>,
+        /// Work offline, by a ticket from `imprint take`; `imprint import` delivers later.
+        #[arg(long, value_name = "FILE")]
+        ticket: Option<PathBuf>,
     },
     /// Read every probe of a facts file once and print one JSON object a line.
     ///
@@ -111,7 +116,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run {
             orchestrator,
             run_id,
-        } => run::run(&orchestrator, run_id),
+            ticket,
+        } => match (ticket, orchestrator, run_id) {
+            (None, Some(url), Some(run_id)) => run::run(&Source::Orchestrator(url, run_id)),
+            (Some(ticket), ..) => run::run(&Source::Ticket(ticket)),
+            _ => Err(anyhow::anyhow!(
+                "give --orchestrator and --run-id, or --ticket"
+            )),
+        },
         Command::Probe {
             checkpoint,
             tokenizer,

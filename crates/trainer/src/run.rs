@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::cmp::Ordering;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -36,26 +36,54 @@ enum Ending {
     Stopped(Stop),
 }
 
+impl Ending {
+    /// How the attempt ended, as the orchestrator is told, and why.
+    fn last_words(&self) -> (AttemptOutcome, String) {
+        match self {
+            Self::Finished => (AttemptOutcome::Finished, String::new()),
+            Self::Stopped(Stop::Asked) => (AttemptOutcome::Stopped, "asked to stop".to_owned()),
+            Self::Stopped(Stop::Stale(reason)) => (AttemptOutcome::Stopped, reason.clone()),
+            Self::Stopped(Stop::Failed(reason)) => (AttemptOutcome::Failed, reason.clone()),
+        }
+    }
+}
+
+/// Who says which attempt this is.
+pub(crate) enum Source {
+    /// The orchestrator at an address, of a run.
+    Orchestrator(String, i32),
+    /// A file from `imprint take`: the services are out of reach.
+    Ticket(PathBuf),
+}
+
 /// Executes the run's next attempt on this machine.
 ///
 /// # Errors
 /// When the attempt cannot begin, or what it needs is missing or wrong; the orchestrator has been
 /// told, as far as it could be reached.
-pub(crate) fn run(orchestrator: &str, run_id: i32) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(source: &Source) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .context("start the asynchronous runtime")?;
-    let (control, begun) = runtime.block_on(control::begin(
-        orchestrator,
-        pb::BeginAttemptRequest {
-            run_id,
-            host: machine::host(),
-            pid: std::process::id(),
-            machine: machine::features(),
-        },
-    ))?;
+    let (run_id, control, begun) = match source {
+        Source::Orchestrator(url, run_id) => {
+            let request = pb::BeginAttemptRequest {
+                run_id: *run_id,
+                host: machine::host(),
+                pid: std::process::id(),
+                machine: machine::features(),
+                offline_seconds: None,
+            };
+            let (control, begun) = runtime.block_on(control::begin(url, request))?;
+            (*run_id, control, begun)
+        }
+        Source::Ticket(path) => {
+            let (run_id, begun) = imprint_spool::read_ticket(path)?;
+            (run_id, Control::offline(run_id, begun.attempt), begun)
+        }
+    };
     let attempt = Attempt {
         run_id,
         begun,
@@ -66,33 +94,19 @@ pub(crate) fn run(orchestrator: &str, run_id: i32) -> anyhow::Result<ExitCode> {
     let ending = attempt
         .execute(&mut step)
         .unwrap_or_else(|e| Ending::Stopped(Stop::Failed(format!("{e:#}"))));
-    let (outcome, reason, patience, code) = match ending {
-        Ending::Finished => (
-            AttemptOutcome::Finished,
-            String::new(),
-            attempt.deliver_timeout(),
-            ExitCode::SUCCESS,
-        ),
-        Ending::Stopped(Stop::Asked) => (
-            AttemptOutcome::Stopped,
-            "asked to stop".to_owned(),
-            LAST_WORDS,
-            ExitCode::SUCCESS,
-        ),
-        Ending::Stopped(Stop::Stale(reason)) => {
-            tracing::warn!("this attempt is over: {reason}");
-            return Ok(ExitCode::from(EXIT_STALE));
-        }
+    if let Ending::Stopped(Stop::Stale(reason)) = &ending {
+        tracing::warn!("this attempt is over: {reason}");
+        return Ok(ExitCode::from(EXIT_STALE));
+    }
+    let (patience, code) = match &ending {
+        Ending::Finished => (attempt.deliver_timeout(), ExitCode::SUCCESS),
         Ending::Stopped(Stop::Failed(reason)) => {
             tracing::error!("{reason}");
-            (
-                AttemptOutcome::Failed,
-                reason,
-                attempt.deliver_timeout(),
-                ExitCode::FAILURE,
-            )
+            (attempt.deliver_timeout(), ExitCode::FAILURE)
         }
+        Ending::Stopped(_) => (LAST_WORDS, ExitCode::SUCCESS),
     };
+    let (outcome, reason) = ending.last_words();
     let told = runtime.block_on(async {
         let hurry = StopSignal::new();
         tokio::spawn(raise_on_signals(hurry.clone()));
@@ -211,6 +225,11 @@ impl Attempt<'_> {
         };
         let mut spool = SpoolWriter::create(&dir.spool(), &open)?;
         dir.sync()?;
+        spool.append(Record::Settled(pb::SettleRunRequest {
+            run_id: self.run_id,
+            attempt: self.begun.attempt,
+            settled_json: serde_json::to_string(&settled)?,
+        }))?;
         if let Some(u) = &resume.undelivered {
             let earlier = SpoolReader::open(&AttemptDir::of(run_dir, u.attempt).spool())?;
             for record in earlier.between(u.from, u.to)? {
@@ -228,12 +247,19 @@ impl Attempt<'_> {
             extent: spool.extent(),
             durable,
         };
-        let delivery = self.runtime.spawn(deliver(delivery, stop.clone()));
+        let is_offline = self.control.is_offline();
+        let delivering = deliver(delivery, stop.clone());
+        let delivery = self
+            .runtime
+            .spawn(async move { if is_offline { Ok(()) } else { delivering.await } });
         let (unrecorded, saved) = mpsc::unbounded_channel();
         let control = self.control.clone();
-        let recording =
-            self.runtime
-                .spawn(control.record_states(saved, run_dir.to_owned(), stop.clone()));
+        let recording = self.runtime.spawn(control.record_states(
+            saved,
+            run_dir.to_owned(),
+            spec.saving.keep_last,
+            stop.clone(),
+        ));
 
         let states = StateWriter {
             dir,
@@ -248,6 +274,7 @@ impl Attempt<'_> {
             learner: &mut learner,
             spool: &mut spool,
             states: &states,
+            run_id: self.run_id,
             attempt: self.begun.attempt,
             resumed_at: resume.step,
             stop: &stop,
@@ -257,18 +284,31 @@ impl Attempt<'_> {
         };
         let ending = steps.run_from(resume.step, at_step);
         drop(steps);
+        let ending = ending.unwrap_or_else(|e| Ending::Stopped(Stop::Failed(format!("{e:#}"))));
+        let (outcome, reason) = ending.last_words();
+        spool.append(Record::End(pb::EndAttemptRequest {
+            run_id: self.run_id,
+            attempt: self.begun.attempt,
+            outcome: outcome.into(),
+            reason,
+            step: *at_step,
+        }))?;
         spool.sync()?;
         spool.close();
+        if is_offline {
+            let path = states.dir.spool();
+            tracing::info!("`imprint import {}` delivers what was read", path.display());
+        }
 
         // What was saved is worth recording, and what was measured worth delivering, also when the
         // loop ended early; a signal leaves little time for either.
         let patience = match &ending {
-            Ok(Ending::Stopped(Stop::Stale(_))) => Duration::ZERO,
-            Ok(Ending::Stopped(Stop::Asked)) => LAST_WORDS,
+            Ending::Stopped(Stop::Stale(_)) => Duration::ZERO,
+            Ending::Stopped(Stop::Asked) => LAST_WORDS,
             _ => self.deliver_timeout(),
         };
         let are_states_recorded = Cell::new(false);
-        let is_stopping = matches!(&ending, Ok(Ending::Stopped(_)));
+        let is_stopping = matches!(&ending, Ending::Stopped(_));
         let delivered = self.runtime.block_on(async {
             let mut everything = pin!(async {
                 are_states_recorded.set(recording.await.is_ok());
@@ -282,7 +322,7 @@ impl Attempt<'_> {
                 () = report_delivery(durable_now, &progress, data.reading_steps()) => None,
             }
         });
-        match (ending?, stop.raised(), delivered) {
+        match (ending, stop.raised(), delivered) {
             (_, Some(stop @ (Stop::Stale(_) | Stop::Failed(_))), _) => Ok(Ending::Stopped(stop)),
             // Others may start from the last state: it is not the run's until it is recorded.
             (Ending::Finished, _, _) if !are_states_recorded.get() => {
@@ -455,6 +495,7 @@ struct Steps<'a> {
     learner: &'a mut Learner,
     spool: &'a mut SpoolWriter,
     states: &'a StateWriter,
+    run_id: i32,
     attempt: u32,
     resumed_at: u32,
     stop: &'a StopSignal,
@@ -522,6 +563,12 @@ impl Steps<'_> {
         let position = Position::at(&self.spec.identity, step);
         let state = self.states.save(self.learner, &position)?;
         let keep = self.spec.saving.keep.contains(&step);
+        self.spool.append(Record::State(pb::RecordStateRequest {
+            run_id: self.run_id,
+            attempt: self.attempt,
+            state: Some(state.clone()),
+            keep,
+        }))?;
         // The receiver lives as long as the attempt.
         let _ = self.unrecorded.send(Unrecorded { state, keep });
         Ok(())

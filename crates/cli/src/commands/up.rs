@@ -32,8 +32,9 @@ pub(crate) struct Arguments {
 /// What trainers of this machine may use.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Local {
-    /// Trainers at the same time; where absent, one for every core.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Trainers at the same time; where absent, one for every core. With 0 runs wait until they are
+    /// taken (`imprint take`).
+    #[arg(long, value_name = "N")]
     slots: Option<u16>,
     /// The trainer; where absent, `imprint-trainer` beside this program or on PATH.
     #[arg(long, value_name = "PATH", env = "IMPRINT_TRAINER")]

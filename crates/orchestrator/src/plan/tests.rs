@@ -57,6 +57,7 @@ fn attempt(run_id: i32) -> LastAttempt {
         host: HOST.to_owned(),
         pid: run_id as u32,
         open: true,
+        offline: false,
         lease_until: at(20),
         reason: String::new(),
         progressed: false,

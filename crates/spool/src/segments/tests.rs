@@ -45,8 +45,8 @@ fn spool_of(records: &[Record]) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn read_all(path: &Path) -> Result<Vec<Record>, Error> {
-    let extent = SpoolReader::abandoned_extent(path)?;
     let mut reader = SpoolReader::open(path)?;
+    let extent = reader.abandoned_extent()?;
     std::iter::from_fn(|| reader.next(extent).transpose()).collect()
 }
 

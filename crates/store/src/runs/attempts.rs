@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use imprint_core::{RunSpec, Settled};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -15,6 +16,8 @@ pub struct Process {
     pub host: String,
     pub pid: u32,
     pub machine: String,
+    /// It will not be heard of: nobody else begins the run before its lease ends.
+    pub offline: bool,
 }
 
 /// Whether a run was begun.
@@ -400,18 +403,27 @@ async fn begin(
         }
         _ => Vec::new(),
     };
-    let last: Option<(i32, bool)> = sqlx::query_as(
-        "select attempt, ended_at is null from imprint.attempt where run_id = $1
-         order by attempt desc limit 1",
+    let last: Option<(i32, bool, Option<DateTime<Utc>>)> = sqlx::query_as(
+        "select attempt, ended_at is null,
+                case when offline and ended_at is null and lease_until > now() then lease_until end
+         from imprint.attempt where run_id = $1 order by attempt desc limit 1",
     )
     .bind(run_id)
     .fetch_optional(&mut *tx)
     .await?;
-    if let Some((open, true)) = last {
+    if let Some((attempt, _, Some(until))) = last {
+        return Ok(Some(Begin::Refused(format!(
+            "run {} is taken offline by attempt {attempt} until {}; import its spool, or cancel \
+             the run",
+            spec.label,
+            until.format("%F %R UTC")
+        ))));
+    }
+    if let Some((open, true, _)) = last {
         let by = format!("process {} on {} took over", process.pid, process.host);
         close(&mut tx, run_id, open as u32, "superseded", &by).await?;
     }
-    let attempt = last.map_or(1, |(attempt, _)| attempt + 1);
+    let attempt = last.map_or(1, |(attempt, ..)| attempt + 1);
     let states: Vec<StateRow> = sqlx::query_as(
         "select step, attempt, path, sha256, global_step from imprint.saved_state
          where run_id = $1 order by step desc, attempt desc",
@@ -421,8 +433,8 @@ async fn begin(
     .await?;
     sqlx::query(
         "insert into imprint.attempt (run_id, attempt, host, pid, device, threads, machine,
-                                      lease_until, step)
-         values ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8), $9)",
+                                      lease_until, step, offline)
+         values ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8), $9, $10)",
     )
     .bind(run_id)
     .bind(attempt)
@@ -433,6 +445,7 @@ async fn begin(
     .bind(&process.machine)
     .bind(lease.as_secs_f64())
     .bind(states.first().map_or(0, |newest| newest.0))
+    .bind(process.offline)
     .execute(&mut *tx)
     .await?;
     sqlx::query(

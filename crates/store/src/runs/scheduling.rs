@@ -52,6 +52,8 @@ pub struct LastAttempt {
     pub host: String,
     pub pid: u32,
     pub open: bool,
+    /// Out of reach of the services.
+    pub offline: bool,
     pub lease_until: DateTime<Utc>,
     /// Why it ended.
     pub reason: String,
@@ -88,6 +90,7 @@ struct Row {
     host: Option<String>,
     pid: Option<i32>,
     open: Option<bool>,
+    offline: Option<bool>,
     lease_until: Option<DateTime<Utc>>,
     attempt_reason: Option<String>,
     progressed: bool,
@@ -110,6 +113,7 @@ impl From<Row> for OpenRun {
                 host: row.host?,
                 pid: row.pid? as u32,
                 open: row.open?,
+                offline: row.offline?,
                 lease_until: row.lease_until?,
                 reason: row.attempt_reason?,
                 progressed: row.progressed,
@@ -311,7 +315,7 @@ async fn open_runs(pool: &PgPool) -> sqlx::Result<OpenRuns> {
                 exists (select from imprint.saved_state s
                         where s.run_id = r.parent_run_id and s.step = r.parent_step and s.keep)
                     as parent_ready,
-                a.attempt, a.host, a.pid, a.ended_at is null as open, a.lease_until,
+                a.attempt, a.host, a.pid, a.ended_at is null as open, a.offline, a.lease_until,
                 a.reason as attempt_reason,
                 r.state = 'running' and (
                     coalesce(h.next_reading, 0) > r.furthest_reading

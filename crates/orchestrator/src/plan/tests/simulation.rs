@@ -134,6 +134,7 @@ impl Simulation {
             host: HOST.to_owned(),
             pid,
             open: true,
+            offline: false,
             lease_until: now + lease,
             reason: String::new(),
             progressed: false,

@@ -10,7 +10,7 @@ use imprint_proto::pb::attempts_server::Attempts;
 use imprint_proto::pb::orchestrator_server::Orchestrator;
 use imprint_store::Store;
 use imprint_store::runs::{
-    AttemptEnd, Begin, ExperimentSummary, Process, Progress, RunState, RunView, SavedState,
+    AttemptEnd, Begin, ExperimentSummary, Process, Progress, RunState, RunView, SavedState, Segment,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -204,7 +204,7 @@ impl Attempts for Service {
             metrics_url: self.metrics_url.clone(),
             next_reading: begun.next_reading,
             next_update: begun.next_update,
-            delivered_by: begun.delivered_by,
+            segments: begun.segments.into_iter().map(to_segment).collect(),
             states: begun.states.into_iter().map(to_saved_state).collect(),
             parents: begun.parents.into_iter().map(to_saved_state).collect(),
             heartbeat_ms: self.limits.heartbeat.as_millis() as u32,
@@ -349,6 +349,13 @@ fn to_summary(experiment: ExperimentSummary) -> pb::ExperimentSummary {
             .map(|(state, n)| (state.as_str().to_owned(), n))
             .collect(),
         created_unix_ms: experiment.created_at.timestamp_millis(),
+    }
+}
+
+fn to_segment(segment: Segment) -> pb::Segment {
+    pb::Segment {
+        attempt: segment.attempt,
+        first_step: segment.first_step,
     }
 }
 

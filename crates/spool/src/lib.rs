@@ -12,13 +12,14 @@
 
 mod delivery;
 mod import;
+mod resume;
 mod segments;
 mod ticket;
 
 pub use delivery::{Delivery, Error as DeliveryError};
 pub use import::{ImportError, Imported, import};
+pub use resume::{ResumePoint, spool_dir};
 pub use segments::{Between, Error, Extent, SpoolReader, SpoolWriter};
-
 pub use ticket::{TicketError, read_ticket, write_ticket};
 
 use std::path::Path;

@@ -9,7 +9,7 @@ mod scheduling;
 mod submission;
 mod views;
 
-pub use attempts::{AttemptEnd, Begin, BegunAttempt, Process, Progress, SavedState};
+pub use attempts::{AttemptEnd, Begin, BegunAttempt, Process, Progress, SavedState, Segment};
 pub use scheduling::{LastAttempt, Next, OpenRun, OpenRuns, Parent};
 pub use submission::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Refusal, Submission};
 pub use views::{ExperimentSummary, RunView};

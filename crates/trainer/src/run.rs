@@ -1,7 +1,6 @@
 //! One attempt of a run, from `BeginAttempt` to `EndAttempt`.
 
 use std::cell::Cell;
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -12,13 +11,15 @@ use imprint_core::{RunSpec, Settled, StepReadings, UpdateStats};
 use imprint_data::TrainingData;
 use imprint_lm::{Learner, PackedProbes};
 use imprint_proto::pb::{self, AttemptOutcome};
-use imprint_spool::{Cursors, Delivery, DeliveryError, Record, SpoolReader, SpoolWriter};
+use imprint_spool::{
+    Cursors, Delivery, DeliveryError, Record, ResumePoint, SpoolWriter, spool_dir,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::control::{self, Control, Progress, Unrecorded};
 use crate::machine::{self, Machine};
 use crate::start;
-use crate::state::{self, AttemptDir, Manifest, Position, StateWriter};
+use crate::state::{self, AttemptDir, Position, StateWriter};
 use crate::stop::{Stop, StopSignal};
 
 /// How long the last words of a stopped trainer may take: a signal leaves little time.
@@ -134,23 +135,6 @@ struct Attempt<'a> {
     runtime: &'a tokio::runtime::Runtime,
 }
 
-/// Where an attempt goes on: at a saved state, or at the run's beginning.
-struct ResumePoint<'a> {
-    state: Option<(&'a pb::SavedState, Manifest)>,
-    step: u32,
-    /// At most `step`: what is stored from there on is superseded.
-    deliver_from: u32,
-    /// Where to find what was measured from `deliver_from` on and before `step`.
-    undelivered: Option<Undelivered>,
-}
-
-/// A part of an earlier attempt's spool, which is there.
-struct Undelivered {
-    attempt: u32,
-    from: Cursors,
-    to: Cursors,
-}
-
 impl Attempt<'_> {
     fn deliver_timeout(&self) -> Duration {
         Duration::from_millis(self.begun.deliver_timeout_ms.into())
@@ -179,7 +163,7 @@ impl Attempt<'_> {
         for warning in data.warnings() {
             tracing::warn!("{warning}");
         }
-        let resume = self.resume_point(run_dir, data.reading_steps())?;
+        let resume = ResumePoint::find(&self.begun, data.reading_steps(), state::open);
         *at_step = resume.step;
         let settled = self.settled_before()?;
         let (mut learner, settled) = match &resume.state {
@@ -223,19 +207,13 @@ impl Attempt<'_> {
             resume_step: resume.deliver_from,
             machine: machine.to_string(),
         };
-        let mut spool = SpoolWriter::create(&dir.spool(), &open)?;
+        let mut spool = resume.begin_spool(run_dir, &open)?;
         dir.sync()?;
         spool.append(Record::Settled(pb::SettleRunRequest {
             run_id: self.run_id,
             attempt: self.begun.attempt,
             settled_json: serde_json::to_string(&settled)?,
         }))?;
-        if let Some(u) = &resume.undelivered {
-            let earlier = SpoolReader::open(&AttemptDir::of(run_dir, u.attempt).spool())?;
-            for record in earlier.between(u.from, u.to)? {
-                spool.append(record?)?;
-            }
-        }
         let (durable, durable_now) = watch::channel(Cursors {
             reading: self.begun.next_reading,
             update: self.begun.next_update,
@@ -243,7 +221,7 @@ impl Attempt<'_> {
         let delivery = Delivery {
             metrics_url: self.begun.metrics_url.clone(),
             open,
-            spool: dir.spool(),
+            spool: spool_dir(run_dir, self.begun.attempt),
             extent: spool.extent(),
             durable,
         };
@@ -286,17 +264,24 @@ impl Attempt<'_> {
         drop(steps);
         let ending = ending.unwrap_or_else(|e| Ending::Stopped(Stop::Failed(format!("{e:#}"))));
         let (outcome, reason) = ending.last_words();
-        spool.append(Record::End(pb::EndAttemptRequest {
+        let closed = spool.append(Record::End(pb::EndAttemptRequest {
             run_id: self.run_id,
             attempt: self.begun.attempt,
             outcome: outcome.into(),
             reason,
             step: *at_step,
-        }))?;
-        spool.sync()?;
+        }));
+        let closed = closed.and_then(|()| spool.sync());
         spool.close();
+        // A full disk, say: what is in the spool is still delivered.
+        let ending = match (closed, ending) {
+            (Err(e), Ending::Finished | Ending::Stopped(Stop::Asked)) => {
+                Ending::Stopped(Stop::Failed(format!("{e:#}")))
+            }
+            (_, ending) => ending,
+        };
         if is_offline {
-            let path = states.dir.spool();
+            let path = spool_dir(run_dir, self.begun.attempt);
             tracing::info!("`imprint import {}` delivers what was read", path.display());
         }
 
@@ -335,83 +320,6 @@ impl Attempt<'_> {
             }
             (ending, _, _) => Ok(ending),
         }
-    }
-
-    /// The newest saved state below which every reading is durable or in a spool on this machine.
-    fn resume_point(
-        &self,
-        run_dir: &Path,
-        reading_steps: &[u32],
-    ) -> anyhow::Result<ResumePoint<'_>> {
-        let mut states: Vec<_> = self.begun.states.iter().collect();
-        states.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.step)));
-        for state in states {
-            let found = self
-                .undelivered_below(state, run_dir, reading_steps)
-                .and_then(|found| state::open(state).map(|manifest| (found, manifest)));
-            match found {
-                Ok(((deliver_from, undelivered), manifest)) => {
-                    tracing::info!(
-                        "resuming at step {} of attempt {}",
-                        state.step,
-                        state.attempt
-                    );
-                    return Ok(ResumePoint {
-                        state: Some((state, manifest)),
-                        step: state.step,
-                        deliver_from,
-                        undelivered,
-                    });
-                }
-                Err(e) => tracing::warn!("{e:#}; trying an older state"),
-            }
-        }
-        Ok(ResumePoint {
-            state: None,
-            step: 0,
-            deliver_from: 0,
-            undelivered: None,
-        })
-    }
-
-    /// From which step on this attempt has to deliver when it resumes at a state, and what of that
-    /// was measured before the state.
-    ///
-    /// What is stored may be of another line of attempts than the state: of one that was left
-    /// because its states could not be used, or of the one before an attempt that never reached the
-    /// metrics service. From where the lines part, the state's own line is delivered again, so that
-    /// they never mix on the step axis.
-    fn undelivered_below(
-        &self,
-        state: &pb::SavedState,
-        run_dir: &Path,
-        reading_steps: &[u32],
-    ) -> anyhow::Result<(u32, Option<Undelivered>)> {
-        let spool_of = |attempt| SpoolReader::open(&AttemptDir::of(run_dir, attempt).spool());
-        let lines_part_at = match state.attempt.cmp(&self.begun.delivered_by) {
-            Ordering::Equal => state.step,
-            Ordering::Greater => spool_of(state.attempt)?.header().resume_step,
-            Ordering::Less => spool_of(self.begun.delivered_by)?.header().resume_step,
-        };
-        let deliver_from = lines_part_at.min(state.step);
-        let at = |step: u32| Cursors {
-            reading: reading_steps.partition_point(|&s| s < step) as u32,
-            update: step,
-        };
-        let from = Cursors {
-            reading: self.begun.next_reading.min(at(deliver_from).reading),
-            update: self.begun.next_update.min(deliver_from),
-        };
-        let to = at(state.step);
-        if from == to {
-            return Ok((deliver_from, None));
-        }
-        // All of it or nothing: it is read once before anything builds on it.
-        for record in spool_of(state.attempt)?.between(from, to)? {
-            record?;
-        }
-        let attempt = state.attempt;
-        Ok((deliver_from, Some(Undelivered { attempt, from, to })))
     }
 
     /// What an earlier attempt settled of what the configuration leaves open.

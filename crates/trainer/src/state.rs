@@ -116,10 +116,6 @@ impl AttemptDir {
         self.run_dir.join("attempts").join(self.attempt.to_string())
     }
 
-    pub(crate) fn spool(&self) -> PathBuf {
-        self.path().join("spool")
-    }
-
     /// Makes sure that the directory and the names in it survive the machine.
     pub(crate) fn sync(&self) -> anyhow::Result<()> {
         let path = self.path();

@@ -35,8 +35,8 @@ pub struct BegunAttempt {
     pub spec: RunSpec,
     pub next_reading: u32,
     pub next_update: u32,
-    /// The attempt that delivered last; 0 when none has.
-    pub delivered_by: u32,
+    /// What each attempt has delivered from, in their order.
+    pub segments: Vec<Segment>,
     /// Newest first.
     pub states: Vec<SavedState>,
     /// The parent's states at the step that the run starts from, newest first.
@@ -53,6 +53,13 @@ pub struct SavedState {
     pub path: String,
     pub sha256: String,
     pub global_step: u64,
+}
+
+/// An attempt has superseded everything from a step on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub attempt: u32,
+    pub first_step: u32,
 }
 
 /// What a heartbeat says.
@@ -456,20 +463,32 @@ async fn begin(
     .bind(run_id)
     .execute(&mut *tx)
     .await?;
-    let cursors: Option<(i32, i32, i32)> = sqlx::query_as(
-        "select next_reading, next_update, attempt from imprint.ingest_head where run_id = $1",
+    let cursors: Option<(i32, i32)> = sqlx::query_as(
+        "select next_reading, next_update from imprint.ingest_head where run_id = $1",
     )
     .bind(run_id)
     .fetch_optional(&mut *tx)
     .await?;
+    let segments: Vec<(i32, i32)> = sqlx::query_as(
+        "select attempt, first_step from imprint.segment where run_id = $1 order by attempt",
+    )
+    .bind(run_id)
+    .fetch_all(&mut *tx)
+    .await?;
     tx.commit().await?;
-    let (next_reading, next_update, delivered_by) = cursors.unwrap_or_default();
+    let (next_reading, next_update) = cursors.unwrap_or_default();
     Ok(Some(Begin::Begun(Box::new(BegunAttempt {
         attempt: attempt as u32,
         spec,
         next_reading: next_reading as u32,
         next_update: next_update as u32,
-        delivered_by: delivered_by as u32,
+        segments: segments
+            .into_iter()
+            .map(|(attempt, first_step)| Segment {
+                attempt: attempt as u32,
+                first_step: first_step as u32,
+            })
+            .collect(),
         states: states.into_iter().map(SavedState::from).collect(),
         parents: parents.into_iter().map(SavedState::from).collect(),
         settled: settled.map(|Json(settled)| settled),

@@ -33,7 +33,7 @@ pub(crate) fn from_store(error: &Error) -> Status {
         _ => {
             let error_chain = one_line(error);
             tracing::error!(error = error_chain, "a request failed");
-            if error.is_refusal_of_data() {
+            if error.is_permanent() {
                 // Sending the same again would fail again.
                 Status::failed_precondition(error_chain)
             } else {

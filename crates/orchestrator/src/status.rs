@@ -20,7 +20,10 @@ pub(crate) fn from_store(error: StoreError) -> Status {
         }
         _ => {
             tracing::error!("{line}");
-            Status::internal(line)
+            match error.is_permanent() {
+                true => Status::failed_precondition(line),
+                false => Status::internal(line),
+            }
         }
     }
 }

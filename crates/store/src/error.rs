@@ -77,11 +77,27 @@ impl Error {
         }
     }
 
-    /// Whether the database will never take these values: a data exception or a broken constraint.
-    pub fn is_refusal_of_data(&self) -> bool {
-        // SQLSTATE classes 22 and 23.
-        matches!(self, Self::Query { source: sqlx::Error::Database(e), .. }
-            if e.code().is_some_and(|code| ["22", "23"].iter().any(|c| code.starts_with(c))))
+    /// Whether the same call would fail again for as long as nobody repairs what is stored, the
+    /// schema or a permission.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Query { source, .. } => match source {
+                // Class 22: a value that cannot be; 23: a broken constraint; 42: a missing table,
+                // column or permission.
+                sqlx::Error::Database(e) => e
+                    .code()
+                    .is_some_and(|code| ["22", "23", "42"].iter().any(|c| code.starts_with(c))),
+                sqlx::Error::RowNotFound
+                | sqlx::Error::TypeNotFound { .. }
+                | sqlx::Error::ColumnNotFound(_)
+                | sqlx::Error::ColumnDecode { .. }
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::Encode(_) => true,
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     /// Whether a query failed because a row with the same key was there already.
@@ -99,11 +115,11 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        // Class 08: the connection broke; 57: an operator (or a crash) ended it; 53: out of
-        // connections, memory or disk; 40: a deadlock or serialization failure, to be repeated;
-        // 25006: a standby, or read-only for a while.
+        // Class 08: the connection broke; 25006: a standby that does not write; 40: a deadlock or
+        // serialization failure, to be repeated; 53: out of connections, memory or disk; 57: an
+        // operator (or a crash) ended it; 58: the disk does not do as it is told.
         sqlx::Error::Database(e) => e.code().is_some_and(|code| {
-            ["08", "57", "53", "40", "25006"]
+            ["08", "25006", "40", "53", "57", "58"]
                 .iter()
                 .any(|c| code.starts_with(c))
         }),

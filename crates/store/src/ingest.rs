@@ -19,6 +19,10 @@ use crate::{Error, Store};
 /// Readings that one row of `probe_chunk` holds.
 pub(crate) const CHUNK_READINGS: u32 = 64;
 
+/// Readings and updates that one transaction supersedes at most: half a second's work with
+/// thousands of probes.
+const SUPERSEDED_AT_ONCE: u32 = 256;
+
 /// Where a run's stream stands: everything below is committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursors {
@@ -72,7 +76,8 @@ impl Writer {
     ///
     /// The first time that an attempt opens, everything at or above `resume_step` is superseded and
     /// the cursors go back there; a cursor that is below stays, and the attempt replays from it.
-    /// Opening again (after a lost connection) changes nothing.
+    /// That is done from the newest reading down, in transactions that do not grow with the run.
+    /// Opening again goes on where it was interrupted, and changes nothing once it is done.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown run and [`Error::StaleAttempt`] where another attempt is
@@ -102,49 +107,57 @@ impl Writer {
             .await
             .map_err(Error::doing("make room for a run's readings"))?;
         let doing = || Error::doing(format!("open the stream of run {run_id}"));
-        let mut tx = store.pool().begin().await.map_err(doing())?;
-        // Shared with nobody who would end the attempt or begin another: its successor is told the
-        // cursors either before this changes them, and then this is stale, or after.
-        // An attempt that has made all updates and ended may still be delivered for.
-        let is_current: Option<bool> = sqlx::query_scalar(
-            "select a.ended_at is null or a.outcome = 'finished' and r.state = 'delivering'
-             from imprint.run r join imprint.attempt a using (run_id)
-             where r.run_id = $1 and a.attempt = $2 for share",
-        )
-        .bind(run_id)
-        .bind(number)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(doing())?;
-        let current: Option<i32> =
-            sqlx::query_scalar("select max(attempt) from imprint.attempt where run_id = $1")
-                .bind(run_id)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(doing())?;
-        if is_current != Some(true) || current != Some(number) {
-            return Err(stale);
-        }
         let writer = Self {
             store: store.clone(),
             run_id,
             attempt: number,
             layout,
         };
-        let cursors = writer
-            .claim(&mut tx, resume_step, machine)
-            .await
-            .map_err(doing())?;
-        tx.commit().await.map_err(doing())?;
-        Ok((writer, cursors))
+        loop {
+            let mut tx = store.pool().begin().await.map_err(doing())?;
+            if !writer.is_current(&mut tx).await.map_err(doing())? {
+                return Err(stale);
+            }
+            let claimed = writer.claim(&mut tx, resume_step, machine).await;
+            let claimed = claimed.map_err(doing())?;
+            tx.commit().await.map_err(doing())?;
+            if let Some(cursors) = claimed {
+                return Ok((writer, cursors));
+            }
+        }
     }
 
+    /// Whether this is the run's newest attempt and has not ended; one that has made all updates and
+    /// ended may still be delivered for.
+    ///
+    /// Until the transaction ends nobody ends the attempt or begins another: its successor is told
+    /// the cursors either before they are changed here, and then this is stale, or after.
+    async fn is_current(&self, db: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let is_open: Option<bool> = sqlx::query_scalar(
+            "select a.ended_at is null or a.outcome = 'finished' and r.state = 'delivering'
+             from imprint.run r join imprint.attempt a using (run_id)
+             where r.run_id = $1 and a.attempt = $2 for share",
+        )
+        .bind(self.run_id)
+        .bind(self.attempt)
+        .fetch_optional(&mut *db)
+        .await?;
+        let newest: Option<i32> =
+            sqlx::query_scalar("select max(attempt) from imprint.attempt where run_id = $1")
+                .bind(self.run_id)
+                .fetch_one(db)
+                .await?;
+        Ok(is_open == Some(true) && newest == Some(self.attempt))
+    }
+
+    /// Takes the stream and supersedes the newest part of what is to be superseded; the cursors once
+    /// nothing of that is left, which the attempt's segment then says.
     async fn claim(
         &self,
         db: &mut PgConnection,
         resume_step: u32,
         machine: &str,
-    ) -> Result<Cursors, sqlx::Error> {
+    ) -> Result<Option<Cursors>, sqlx::Error> {
         let run_id = self.run_id;
         // Attempts count from 1: 0 has the stream that nobody opened yet.
         sqlx::query(
@@ -154,14 +167,24 @@ impl Writer {
         .bind(run_id)
         .execute(&mut *db)
         .await?;
-        let (opened_by, stored) = self.lock_head(db).await?;
-        if opened_by == self.attempt {
-            return Ok(stored);
+        let (_, stored) = self.lock_head(db).await?;
+        let is_open: bool = sqlx::query_scalar(
+            "select exists (select from imprint.segment where run_id = $1 and attempt = $2)",
+        )
+        .bind(run_id)
+        .bind(self.attempt)
+        .fetch_one(&mut *db)
+        .await?;
+        if is_open {
+            return Ok(Some(stored));
         }
         let first_reading = self.layout.first_reading_from(resume_step);
+        let part = |stored: u32, first: u32| {
+            stored.min(first.max(stored.saturating_sub(SUPERSEDED_AT_ONCE)))
+        };
         let cursors = Cursors {
-            next_reading: stored.next_reading.min(first_reading),
-            next_update: stored.next_update.min(resume_step),
+            next_reading: part(stored.next_reading, first_reading),
+            next_update: part(stored.next_update, resume_step),
         };
         for (statement, from) in [
             (
@@ -199,6 +222,10 @@ impl Writer {
             .execute(&mut *db)
             .await?;
         chunk::cut(db, run_id, cursors.next_reading).await?;
+        self.move_head(db, cursors).await?;
+        if cursors.next_reading > first_reading || cursors.next_update > resume_step {
+            return Ok(None);
+        }
         sqlx::query(
             "insert into imprint.segment
                  (run_id, attempt, first_step, first_reading, machine, same_machine)
@@ -213,8 +240,7 @@ impl Writer {
         .bind(machine)
         .execute(&mut *db)
         .await?;
-        self.move_head(db, cursors).await?;
-        Ok(cursors)
+        Ok(Some(cursors))
     }
 
     /// Stores a batch, in order, in one transaction; what is stored already is passed over.

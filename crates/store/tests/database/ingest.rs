@@ -1,8 +1,8 @@
 use imprint_store::Error;
 use imprint_store::ingest::{Message, Refusal, Writer};
-use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run};
+use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run, wait_until};
 
-use crate::{cursors, reading, readings, update, updates};
+use crate::{cursors, measure_all, reading, readings, update, updates};
 
 /// (reading, attempt that measured it) of all that is stored.
 async fn stored(db: &TestDb, run_id: i32) -> Vec<(i32, i32)> {
@@ -312,4 +312,63 @@ async fn concurrent_writers_store_each_reading_once() {
     };
     tokio::join!(deliver(), deliver(), deliver(), deliver());
     assert_eq!(stored(&db, id).await, measured(&[(0..101, 1)]));
+}
+
+/// However much there is to supersede, an interrupted opening goes on where it was.
+#[tokio::test]
+async fn superseding_a_long_run_takes_many_short_transactions() {
+    let db = TestDb::start().await;
+    let run = SeedRun {
+        n_updates: 700,
+        ..SeedRun::default()
+    };
+    let id = seed_run(&db.store, &run).await;
+    measure_all(&db.store, id, &run).await;
+    let pool = db.store.pool();
+    let head = || async {
+        let head: (i32, i32) =
+            sqlx::query_as("select attempt, next_reading from imprint.ingest_head")
+                .fetch_one(pool)
+                .await
+                .unwrap();
+        head
+    };
+
+    // Reading 100 is held, so that opening gets stuck below 200.
+    begin_attempt(&db.store, id).await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select from imprint.step_reading where reading = 100 for update")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let store = db.store.clone();
+    let opening = tokio::spawn(async move { Writer::open(&store, id, 2, 50, "m").await.map(drop) });
+    let patience = std::time::Duration::from_secs(30);
+    wait_until(patience, "most is superseded", || async {
+        head().await == (2, 701 - 512)
+    })
+    .await;
+    opening.abort();
+    assert!(opening.await.unwrap_err().is_cancelled());
+    let n_segments: i64 = sqlx::query_scalar("select count(*) from imprint.segment")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(n_segments, 1, "it is not open yet");
+
+    // Its successor resumes elsewhere; what the second attempt superseded stays superseded by it.
+    holder.rollback().await.unwrap();
+    begin_attempt(&db.store, id).await;
+    let (third, at) = Writer::open(&db.store, id, 3, 20, "m").await.unwrap();
+    assert_eq!(at, cursors(20, 20));
+    third.append(&readings(&run, 20..30, 3)).await.unwrap();
+    assert_eq!(stored(&db, id).await, measured(&[(0..20, 1), (20..30, 3)]));
+    let superseded: Vec<(i32, i64)> = sqlx::query_as(
+        "select superseded_by, count(*) from imprint.superseded_reading
+         where attempt = 1 group by 1 order by 1",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert_eq!(superseded, [(2, 512), (3, 701 - 512 - 20)]);
 }

@@ -38,8 +38,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("imprint-testkit", &["core", "store"]),
-    // The end-to-end tests look from outside: through the protocol, the database and the programs.
-    ("imprint-e2e", &["proto", "testkit", "world"]),
+    // The end-to-end tests look from outside: through the protocol, the database and the programs;
+    // the simulated trainer is one more program.
+    (
+        "imprint-e2e",
+        &["core", "proto", "spool", "testkit", "world"],
+    ),
     ("xtask", &[]),
 ];
 

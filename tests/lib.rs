@@ -1,11 +1,15 @@
 //! A whole laboratory for end-to-end tests: real processes, real Postgres, real gRPC.
 
+pub mod simulated;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use imprint_proto::pb::{self, RunState, orchestrator_client::OrchestratorClient};
-use imprint_testkit::{ChildGuard, TestDb, bin, free_port, wait_until};
+use imprint_proto::pb::{
+    self, RunState, metrics_client::MetricsClient, orchestrator_client::OrchestratorClient,
+};
+use imprint_testkit::{ChildGuard, Proxy, TestDb, bin, free_port, wait_until};
 use imprint_world::{World, WorldConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,6 +26,11 @@ pub struct Lab {
     metrics_port: u16,
     orchestrator_port: u16,
     n_slots: u32,
+    /// Where trainers deliver: the metrics service, or something before it.
+    delivery_port: u16,
+    trainer: PathBuf,
+    /// What services, and the trainers they start, find in their environment.
+    env: Vec<(&'static str, PathBuf)>,
     metrics: Option<ChildGuard>,
     orchestrator: Option<ChildGuard>,
 }
@@ -60,25 +69,46 @@ impl Lab {
 
     /// The same, with so many trainers at a time.
     pub async fn start_with_slots(n_slots: u32) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("imprint-e2e-")
-            .tempdir()
-            .expect("make a directory");
+        let mut lab = Self::new(TestDb::start_durable().await, bin("imprint-trainer"));
+        lab.n_slots = n_slots;
         World::generate(WorldConfig::ci())
-            .and_then(|world| world.write(dir.path()))
+            .and_then(|world| world.write(lab.dir()))
             .expect("write a world");
-        let mut lab = Self {
-            db: TestDb::start_durable().await,
-            dir,
-            metrics_port: free_port(),
-            orchestrator_port: free_port(),
-            n_slots,
-            metrics: None,
-            orchestrator: None,
-        };
         lab.start_metrics().await;
         lab.start_orchestrator().await;
         lab
+    }
+
+    /// A laboratory without services and without a world.
+    pub fn new(db: TestDb, trainer: PathBuf) -> Self {
+        let metrics_port = free_port();
+        Self {
+            db,
+            dir: tempfile::Builder::new()
+                .prefix("imprint-e2e-")
+                .tempdir()
+                .expect("make a directory"),
+            metrics_port,
+            orchestrator_port: free_port(),
+            n_slots: 2,
+            delivery_port: metrics_port,
+            trainer,
+            env: Vec::new(),
+            metrics: None,
+            orchestrator: None,
+        }
+    }
+
+    /// Sets an environment variable of services that start from now on, and of their trainers.
+    pub fn set_env(&mut self, name: &'static str, value: PathBuf) {
+        self.env.push((name, value));
+    }
+
+    /// A network of the test's choice between trainers that begin from now on and the metrics service.
+    pub async fn deliver_through_proxy(&mut self) -> Proxy {
+        let proxy = Proxy::start(([127, 0, 0, 1], self.metrics_port).into()).await;
+        self.delivery_port = proxy.port();
+        proxy
     }
 
     /// Where the world's files and those of the runs are.
@@ -95,12 +125,13 @@ impl Lab {
         let mut command = Command::new(bin("imprint"));
         command
             .current_dir(self.dir())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("DATABASE_URL", &self.db.url)
             .env("IMPRINT_DATA_DIR", self.dir().join("data"))
             .env("IMPRINT_CACHE_DIR", self.dir().join("cache"))
             .env(
                 "IMPRINT_METRICS",
-                format!("http://127.0.0.1:{}", self.metrics_port),
+                format!("http://127.0.0.1:{}", self.delivery_port),
             )
             .env(
                 "IMPRINT_ORCHESTRATOR",
@@ -110,21 +141,48 @@ impl Lab {
     }
 
     pub async fn start_metrics(&mut self) {
+        self.spawn_metrics();
+        answers(&format!("http://127.0.0.1:{}", self.metrics_port)).await;
+    }
+
+    fn spawn_metrics(&mut self) {
         let listen = format!("127.0.0.1:{}", self.metrics_port);
         self.metrics = Some(self.serve("metrics", &["--listen", &listen]));
-        answers(&format!("http://{listen}")).await;
     }
 
     pub async fn start_orchestrator(&mut self) {
+        self.spawn_orchestrator();
+        answers(&format!("http://{}", self.orchestrator_address())).await;
+    }
+
+    fn spawn_orchestrator(&mut self) {
         let listen = self.orchestrator_address();
-        let trainer = bin("imprint-trainer");
-        let trainer = trainer.to_str().expect("a path of text");
+        let trainer = self.trainer.to_str().expect("a path of text");
         let slots = self.n_slots.to_string();
         self.orchestrator = Some(self.serve(
             "orchestrator",
             &["--listen", &listen, "--slots", &slots, "--trainer", trainer],
         ));
-        answers(&format!("http://{listen}")).await;
+    }
+
+    /// Starts again whichever of the wanted services has ended, as a machine's supervisor would; one
+    /// that finds no database ends again.
+    pub fn supervise(&mut self, wants_metrics: bool, wants_orchestrator: bool) {
+        let has_ended = |service: &mut Option<ChildGuard>| match service {
+            Some(child) => !matches!(child.child().try_wait(), Ok(None)),
+            None => true,
+        };
+        if wants_metrics && has_ended(&mut self.metrics) {
+            self.spawn_metrics();
+        }
+        if wants_orchestrator && has_ended(&mut self.orchestrator) {
+            self.spawn_orchestrator();
+        }
+    }
+
+    /// The metrics service's process, while it runs.
+    pub fn metrics(&self) -> Option<&ChildGuard> {
+        self.metrics.as_ref()
     }
 
     fn serve(&self, role: &str, arguments: &[&str]) -> ChildGuard {
@@ -145,14 +203,13 @@ impl Lab {
 
     /// Kills the metrics service with SIGKILL.
     pub fn kill_metrics(&mut self) {
-        let service = self.metrics.take().expect("the metrics service runs");
-        service.signal(Signal::SIGKILL);
+        // Dropping it kills and collects it.
+        self.metrics = None;
     }
 
     /// Kills the orchestrator with SIGKILL.
     pub fn kill_orchestrator(&mut self) {
-        let service = self.orchestrator.take().expect("the orchestrator runs");
-        service.signal(Signal::SIGKILL);
+        self.orchestrator = None;
     }
 
     pub async fn client(&self) -> OrchestratorClient<Channel> {
@@ -178,6 +235,19 @@ impl Lab {
             .submit_experiment(request)
             .await
             .map(tonic::Response::into_inner)
+    }
+
+    /// What the metrics service says of a run's completeness.
+    pub async fn verify(&self, label: &str) -> pb::VerifyRunResponse {
+        let url = format!("http://127.0.0.1:{}", self.metrics_port);
+        let channel = imprint_proto::connect("metrics", &url)
+            .await
+            .expect("reach the metrics service");
+        let request = pb::VerifyRunRequest {
+            run: label.to_owned(),
+        };
+        let verified = MetricsClient::new(channel).verify_run(request).await;
+        verified.expect("verify a run").into_inner()
     }
 
     /// Watches an experiment until all its runs have ended.

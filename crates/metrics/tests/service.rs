@@ -497,3 +497,24 @@ async fn a_shutdown_ends_open_streams() {
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(stored(&db, id).await, measured(&[(0..1, 1)]));
 }
+
+/// A table that is gone stays gone: the trainer must fail with the reason, not try for ever.
+#[tokio::test]
+async fn what_can_never_be_stored_is_refused() {
+    let db = TestDb::start().await;
+    let service = Service::start(&db).await;
+    let run = SeedRun::default();
+    let id = seed_run(&db.store, &run).await;
+    begin_attempt(&db.store, id).await;
+    let (mut trainer, _) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
+    sqlx::query("alter table imprint.update_stats rename to elsewhere")
+        .execute(db.store.pool())
+        .await
+        .unwrap();
+    trainer.send(update(0, 1)).await;
+    let refusal = trainer.refusal().await;
+    assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal}");
+    assert!(refusal.message().contains("update_stats"), "{refusal}");
+    drop(trainer);
+    service.stop().await;
+}

@@ -25,19 +25,24 @@ pub struct TestDb {
 impl TestDb {
     /// A new database that never waits for the disk.
     pub async fn start() -> Self {
-        Self::with(Durability::TestOnly).await
+        Self::with(&std::env::temp_dir(), Durability::TestOnly).await
     }
 
     /// A new database whose commits are on the disk, for tests that kill it.
     pub async fn start_durable() -> Self {
-        Self::with(Durability::Durable).await
+        Self::start_durable_below(&std::env::temp_dir()).await
     }
 
-    async fn with(durability: Durability) -> Self {
+    /// The same on a disk of the test's choice.
+    pub async fn start_durable_below(parent: &Path) -> Self {
+        Self::with(parent, Durability::Durable).await
+    }
+
+    async fn with(parent: &Path, durability: Durability) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("imprint-test-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tempdir()
+            .tempdir_in(parent)
             .expect("make a temporary directory");
         let embedded = Embedded::start(dir.path(), durability)
             .await
@@ -77,12 +82,37 @@ impl TestDb {
         wait_for_end(pid);
     }
 
+    /// Kills every process of the server at once, as a power failure would.
+    pub fn kill_all(&self) {
+        let Some(postmaster) = self.postmaster_pid() else {
+            return;
+        };
+        // Stopped, it starts no further ones while they are looked for.
+        let send = |pid, signal| {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), signal);
+        };
+        send(postmaster, Signal::SIGSTOP);
+        let children =
+            std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            send(child.parse().expect("a process number"), Signal::SIGKILL);
+        }
+        send(postmaster, Signal::SIGKILL);
+        wait_for_end(postmaster);
+    }
+
     /// Brings a killed server back at the same address; connections recover by themselves.
     pub async fn restart(&self) {
-        self.embedded
-            .ensure_running()
-            .await
-            .expect("start the server again");
+        self.try_restart().await.expect("start the server again");
+    }
+
+    /// The same, where something may stand in its way.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn try_restart(&self) -> Result<(), imprint_store::embedded::Error> {
+        self.embedded.ensure_running().await.map(drop)
     }
 }
 

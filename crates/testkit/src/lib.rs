@@ -1,11 +1,16 @@
-//! What tests need to run against the real thing: a Postgres of their own, processes, a deadline.
+//! What tests need to run against the real thing: a Postgres of their own, processes, a bad network,
+//! a small disk, a deadline.
 //!
 //! Everything here panics when it fails, with what it was doing: it is for tests only.
 
 mod database;
 mod process;
+mod proxy;
 mod seed;
+mod tmpfs;
 
 pub use database::TestDb;
 pub use process::{ChildGuard, bin, free_port, http_get, wait_until};
+pub use proxy::{Proxy, Weather};
 pub use seed::{SeedRun, begin_attempt, seed_run};
+pub use tmpfs::Tmpfs;

@@ -21,6 +21,7 @@ pub struct SeedRun {
     pub n_updates: u32,
     /// Readings are taken at 0, at each multiple of it, and at the last step.
     pub read_every: u32,
+    pub save_every: u32,
 }
 
 impl Default for SeedRun {
@@ -32,6 +33,7 @@ impl Default for SeedRun {
             swap: true,
             n_updates: 10,
             read_every: 1,
+            save_every: 100,
         }
     }
 }
@@ -112,7 +114,10 @@ impl SeedRun {
                 order: None,
                 checkpoint: CheckpointSource::Scratch,
             },
-            saving: SavingSpec::default(),
+            saving: SavingSpec {
+                every: self.save_every,
+                ..SavingSpec::default()
+            },
             resources: ResourcesSpec::default(),
         }
     }

@@ -4,10 +4,11 @@ use std::path::{PathBuf, absolute};
 use std::process::ExitCode;
 
 use imprint_proto::pb;
+use imprint_telemetry::one_line;
 
 use super::tell;
 use crate::client::Orchestrator;
-use crate::failure::{Failure, Outcome, chain};
+use crate::failure::{Failure, Outcome};
 use crate::place::Place;
 
 /// Take a run offline: write a ticket with which a trainer works without the services.
@@ -64,7 +65,7 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
         .await?;
     let attempt = format!("{}/attempts/{}", begun.run_dir, begun.attempt);
     imprint_spool::write_ticket(&ticket, found.run_id, begun)
-        .map_err(|e| Failure::failed(chain(&e)))?;
+        .map_err(|e| Failure::failed(one_line(&e)))?;
     tell(format_args!(
         "{run} is taken for {hours} hours; on the node:\n\
          \x20 imprint-trainer run --ticket {}\n\

@@ -4,9 +4,10 @@ use std::path::{Path, absolute};
 use std::process::ExitCode;
 
 use imprint_spool::{DeliveryError, ImportError, Imported, import};
+use imprint_telemetry::one_line;
 
 use crate::commands::tell;
-use crate::failure::{Failure, Outcome, chain};
+use crate::failure::{Failure, Outcome};
 use crate::place::Place;
 
 pub(super) async fn run(place: &Place, path: &Path) -> Outcome {
@@ -29,7 +30,7 @@ pub(super) async fn run(place: &Place, path: &Path) -> Outcome {
 }
 
 fn failure(error: ImportError) -> Failure {
-    let line = chain(&error);
+    let line = one_line(&error);
     match error {
         ImportError::Connect(_) | ImportError::Silent => Failure::unreachable(line),
         ImportError::Spool(_) | ImportError::InUse { .. } => Failure::bad_input(line),

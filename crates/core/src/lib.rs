@@ -30,7 +30,7 @@ pub use reading::{ProbeSums, ReadingSteps, StepReadings, Trajectory, UpdateStats
 pub use run::{
     CheckpointIdentity, CheckpointSource, ClipWarmup, CorpusManifest, ModelSpec, OptimizerSpec,
     OptimizerStart, OrderIdentity, Precision, Rewarmup, RunFiles, RunIdentity, RunSpec, Settled,
-    SpecHash, TrainingSpec,
+    SpecHash, Standing, TrainingSpec,
 };
 pub use scenario::{
     Arm, ArmSteps, ArmText, EverySteps, FactRange, Injection, InjectionText, Placement, Scenario,

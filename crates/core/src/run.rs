@@ -78,10 +78,14 @@ pub enum CheckpointIdentity {
     /// where they are loaded.
     Directory {
         sha256: String,
-        /// Updates it has seen; what its own trainer state says where absent, else 0.
+        /// Of the trainer state that is asked for what is not given here of steps and tokens;
+        /// absent where both are, or where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trainer_state_sha256: Option<String>,
+        /// Updates it has seen; what the trainer state says where absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         global_step: Option<u64>,
-        /// Tokens it has seen; what its own trainer state says where absent.
+        /// Tokens it has seen; where absent what the trainer state says, and without one unknown.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens_seen: Option<u64>,
         optimizer: OptimizerStart,
@@ -244,10 +248,51 @@ pub struct Settled {
     pub micro_batch_rows: u32,
 }
 
+/// Where a model stands: what it has seen since it was initialised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Updates.
+    pub global_step: u64,
+    /// Where that is known.
+    pub tokens_seen: Option<u64>,
+}
+
+impl Settled {
+    /// Where the run's checkpoint stands.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            global_step: self.first_global_step,
+            tokens_seen: self.tokens_seen,
+        }
+    }
+}
+
 impl RunIdentity {
     /// Tokens of one update.
     pub fn tokens_per_update(&self) -> u64 {
         u64::from(self.batch_size) * u64::from(self.seq_len)
+    }
+
+    /// Where the run's checkpoint stands, `parent` being where the state of another run stands that
+    /// it starts from; `None` where only who reads the checkpoint can tell.
+    pub fn standing(&self, parent: Option<Standing>) -> Option<Standing> {
+        match &self.checkpoint {
+            CheckpointIdentity::Directory {
+                trainer_state_sha256: None,
+                global_step,
+                tokens_seen,
+                ..
+            } => Some(Standing {
+                global_step: global_step.unwrap_or(0),
+                tokens_seen: *tokens_seen,
+            }),
+            CheckpointIdentity::Directory { .. } => None,
+            CheckpointIdentity::Run { .. } => parent,
+            CheckpointIdentity::Scratch { .. } => Some(Standing {
+                global_step: 0,
+                tokens_seen: Some(0),
+            }),
+        }
     }
 
     /// What happens to the optimizer's moments when the run starts.

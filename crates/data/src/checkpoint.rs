@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use imprint_core::Standing;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -16,12 +17,12 @@ use crate::{Error, Result};
 pub struct CheckpointFiles {
     /// `config.json` or `config.yaml`.
     pub config: PathBuf,
-    /// The shard index, where there is one.
-    pub index: Option<PathBuf>,
     pub weights: Vec<PathBuf>,
     /// The optimizer's moments.
     pub optimizer: Option<PathBuf>,
-    /// What tells the steps and tokens that the checkpoint has seen.
+    /// The manifest of a saved state.
+    pub manifest: Option<PathBuf>,
+    /// What OLMo's trainer was in the middle of.
     pub trainer_state: Option<PathBuf>,
 }
 
@@ -40,16 +41,23 @@ impl CheckpointFiles {
         if yaml.is_file() && !config.is_file() {
             let weights = there(&["model.safetensors", "model.pt"]);
             let weights = weights.ok_or_else(|| {
-                refuse(
-                    directory,
-                    "holds neither model.safetensors nor model.pt beside its config.yaml",
-                )
+                let mut of_shards = ["model", "model_and_optim"]
+                    .map(|n| directory.join(n))
+                    .into_iter();
+                let problem = match of_shards.any(|shards| shards.is_dir()) {
+                    true => {
+                        "is a sharded checkpoint; make it one file with OLMo's \
+                             scripts/unshard.py"
+                    }
+                    false => "holds neither model.safetensors nor model.pt beside its config.yaml",
+                };
+                refuse(directory, problem)
             })?;
             return Ok(Self {
                 config: yaml,
-                index: None,
                 weights: vec![weights],
                 optimizer: there(&["optim.safetensors", "optim.pt"]),
+                manifest: None,
                 trainer_state: there(&["train.safetensors", "train.pt", "other.pt"]),
             });
         }
@@ -61,12 +69,9 @@ impl CheckpointFiles {
         let found = forms
             .into_iter()
             .find_map(|(single, index)| Some((there(&[single]), there(&[single, index])?)));
-        let (index, weights) = match found {
-            Some((Some(single), _)) => (None, vec![single]),
-            Some((None, index)) => {
-                let shards = shards(directory, &index)?;
-                (Some(index), shards)
-            }
+        let weights = match found {
+            Some((Some(single), _)) => vec![single],
+            Some((None, index)) => shards(directory, &index)?,
             None => {
                 return Err(refuse(
                     directory,
@@ -77,16 +82,45 @@ impl CheckpointFiles {
         };
         Ok(Self {
             config,
-            index,
             weights,
             optimizer: there(&["optimizer.safetensors"]),
-            trainer_state: there(&["state.json"]),
+            manifest: there(&["state.json"]),
+            trainer_state: None,
         })
     }
 
-    /// SHA-256 over the names and hashes of the configuration, the index, the weights and the
-    /// trainer's state, which says where the schedule stands, and of the moments where they are to
-    /// be loaded.
+    /// Where the model of a saved state stands, as its manifest says; `None` for other directories.
+    ///
+    /// # Errors
+    /// When the manifest cannot be read or does not say.
+    pub(crate) fn saved_standing(&self) -> Result<Option<Standing>> {
+        let Some(path) = &self.manifest else {
+            return Ok(None);
+        };
+        let manifest = read_json(path)?;
+        // Beyond a signed number, sums with what a run adds would not fit.
+        let count = |key: &str| {
+            let count = manifest[key].as_i64().and_then(|n| u64::try_from(n).ok());
+            count.ok_or_else(|| {
+                refuse(
+                    path,
+                    format!("is no saved state's: `{key}` is missing or no count"),
+                )
+            })
+        };
+        Ok(Some(Standing {
+            global_step: count("global_step")?,
+            tokens_seen: match &manifest["tokens_seen"] {
+                Value::Null => None,
+                _ => Some(count("tokens_seen")?),
+            },
+        }))
+    }
+
+    /// SHA-256 over the names and hashes of the configuration and the weights, and of the moments
+    /// where they are to be loaded: what decides the first forward and backward pass.
+    ///
+    /// An index of shards says nothing that they do not, and is left out.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -94,9 +128,7 @@ impl CheckpointFiles {
         let optimizer = self.optimizer.iter().filter(|_| with_optimizer);
         let mut files: Vec<&PathBuf> = [&self.config]
             .into_iter()
-            .chain(&self.index)
             .chain(&self.weights)
-            .chain(&self.trainer_state)
             .chain(optimizer)
             .collect();
         files.sort_unstable();
@@ -132,15 +164,6 @@ impl CheckpointFiles {
             size.ok_or_else(|| refuse(&self.config, "`vocab_size` is missing or no number"))?;
         Ok(Some(size))
     }
-}
-
-/// SHA-256 of a checkpoint directory's configuration, weights and trainer's state, and of its
-/// optimizer's moments where they are to be loaded.
-///
-/// # Errors
-/// When a file is missing or cannot be read.
-pub fn checkpoint_sha256(directory: &Path, with_optimizer: bool) -> Result<String> {
-    CheckpointFiles::find(directory)?.sha256(with_optimizer)
 }
 
 fn refuse(path: &Path, problem: impl Into<String>) -> Error {

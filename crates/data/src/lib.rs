@@ -25,7 +25,7 @@ mod tokenizer;
 mod training;
 mod warnings;
 
-pub use checkpoint::{CheckpointFiles, checkpoint_sha256};
+pub use checkpoint::CheckpointFiles;
 pub use digest::{corpus_file_sha256, file_sha256};
 pub use error::Error;
 pub use facts::{load_facts, write_facts};

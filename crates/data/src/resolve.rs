@@ -83,14 +83,27 @@ fn checkpoint(
                     path.display()
                 )));
             }
-            if counts_tokens && spec.tokens_seen.is_none() && files.trainer_state.is_none() {
+            let (mut global_step, mut tokens_seen) = (spec.global_step, spec.tokens_seen);
+            let mut trainer_state = None;
+            if global_step.is_none() || tokens_seen.is_none() {
+                if let Some(saved) = files.saved_standing()? {
+                    global_step.get_or_insert(saved.global_step);
+                    tokens_seen = tokens_seen.or(saved.tokens_seen);
+                }
+                trainer_state = files.trainer_state.as_deref();
+            }
+            if trainer_state.is_none() {
+                global_step.get_or_insert(0);
+            }
+            if counts_tokens && tokens_seen.is_none() && trainer_state.is_none() {
                 return Err(refuse(SettleError::UnknownTokens.to_string()));
             }
             Ok((
                 CheckpointIdentity::Directory {
                     sha256: files.sha256(optimizer == OptimizerStart::Load)?,
-                    global_step: spec.global_step,
-                    tokens_seen: spec.tokens_seen,
+                    trainer_state_sha256: trainer_state.map(file_sha256).transpose()?,
+                    global_step,
+                    tokens_seen,
                     optimizer,
                 },
                 CheckpointSource::Directory { path: path.clone() },

@@ -15,6 +15,7 @@ mod torch_zip;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -406,14 +407,35 @@ pub(crate) fn write_tensors(
         (tensor.name.as_str(), view)
     });
     replace(path, |partial| {
-        ::safetensors::serialize_to_file(views, Some(metadata), partial).map_err(|err| match err {
-            ::safetensors::SafeTensorError::IoError(err) => io_error("write", partial)(err),
-            err => Error::SafetensorsWrite {
-                path: partial.to_owned(),
-                err,
+        ::safetensors::serialize_to_file(views, Some(metadata), partial).map_err(
+            |err| match err {
+                ::safetensors::SafeTensorError::IoError(err) => io_error("write", partial)(err),
+                err => Error::SafetensorsWrite {
+                    path: partial.to_owned(),
+                    err,
+                },
             },
-        })
+        )?;
+        sort_header(partial).map_err(io_error("write", partial))
     })
+}
+
+/// Puts the names in a safetensors header in order, so that equal tensors make equal files: the
+/// library leaves the annotations in the order of a hash table, which differs from process to
+/// process.
+fn sort_header(path: &Path) -> std::io::Result<()> {
+    type Header = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
+
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut n_bytes = [0; 8];
+    file.read_exact_at(&mut n_bytes, 0)?;
+    let mut header = vec![0; u64::from_le_bytes(n_bytes) as usize];
+    file.read_exact_at(&mut header, 8)?;
+    let sorted = serde_json::from_slice::<Header>(&header)?;
+    let mut sorted = serde_json::to_vec(&sorted)?;
+    // What the tensors' places are counted from stays where it is.
+    sorted.resize(header.len(), b' ');
+    file.write_all_at(&sorted, 8)
 }
 
 /// Writes a text file under a temporary name, syncs it and renames it into place.

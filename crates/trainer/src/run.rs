@@ -181,10 +181,10 @@ impl Attempt<'_> {
                 (learner, settled.unwrap_or_else(|| manifest.settled.clone()))
             }
             None => {
-                let (learner, start) = start::load(&spec, &data, &self.begun.parents)?;
+                let (learner, standing) = start::load(&spec, &data, &self.begun.parents)?;
                 let settled = match settled {
                     Some(settled) => Ok(settled),
-                    None => self.settle(&start.settle(&spec, &learner)?, &stop),
+                    None => self.settle(&start::settle(&spec, &learner, standing)?, &stop),
                 };
                 match settled {
                     Ok(settled) => (learner, settled),

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use imprint_core::{
-    CheckpointIdentity, CheckpointSource, OptimizerStart, RateSchedule, RunIdentity, RunSpec,
-    Settled,
+    CheckpointIdentity, CheckpointSource, OptimizerStart, RunSpec, Settled, Standing,
 };
-use imprint_data::TrainingData;
+use imprint_data::{CheckpointFiles, TrainingData};
 use imprint_lm::{CheckpointInfo, DeviceChoice, Learner, LearnerOptions, ModelConfig};
 use imprint_proto::pb;
 
@@ -17,14 +16,6 @@ use crate::{machine, state};
 /// It fills no larger share than it has of the cores: others may start beside it.
 const SHARE_OF_FREE_MEMORY: f64 = 0.5;
 
-/// Where a checkpoint stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Start {
-    pub(crate) global_step: u64,
-    /// Where that is known.
-    pub(crate) tokens_seen: Option<u64>,
-}
-
 /// The learner at a run's beginning, and where its checkpoint stands.
 ///
 /// # Errors
@@ -33,55 +24,64 @@ pub(crate) fn load(
     spec: &RunSpec,
     data: &TrainingData,
     parents: &[pb::SavedState],
-) -> anyhow::Result<(Learner, Start)> {
+) -> anyhow::Result<(Learner, Standing)> {
     let identity = &spec.identity;
     let options = &options(spec, data)?;
-    match (&identity.checkpoint, &spec.files.checkpoint) {
+    let (learner, standing) = match (&identity.checkpoint, &spec.files.checkpoint) {
         (CheckpointIdentity::Scratch { model }, _) => {
             let config = ModelConfig::from_spec(model)?;
             let learner = Learner::initialise(config, identity.seed, options)?;
-            let start = Start {
-                global_step: 0,
-                tokens_seen: Some(0),
-            };
-            Ok((learner, start))
+            (learner, identity.standing(None))
         }
         (
             CheckpointIdentity::Directory {
                 sha256,
+                trainer_state_sha256,
                 global_step,
                 tokens_seen,
                 optimizer,
             },
             CheckpointSource::Directory { path },
         ) => {
+            let files = CheckpointFiles::find(path)?;
             let with_moments = *optimizer == OptimizerStart::Load;
-            let found = imprint_data::checkpoint_sha256(path, with_moments)?;
-            anyhow::ensure!(
-                found == *sha256,
-                "the checkpoint {} is not the one that was submitted (its hash is {found}, then it \
-                 was {sha256})",
-                path.display()
-            );
-            let own = Start::said_by(path)?;
-            let start = Start {
-                global_step: global_step.unwrap_or(own.global_step),
-                tokens_seen: tokens_seen.or(own.tokens_seen),
+            check_hash(path, &files.sha256(with_moments)?, sha256)?;
+            let standing = match trainer_state_sha256 {
+                None => identity.standing(None),
+                Some(sha256) => {
+                    let state = files.trainer_state.context("its trainer state is gone")?;
+                    check_hash(&state, &imprint_data::file_sha256(&state)?, sha256)?;
+                    let own = CheckpointInfo::read(path)?;
+                    (global_step.or(own.global_step)).map(|global_step| Standing {
+                        global_step,
+                        tokens_seen: tokens_seen.or(own.tokens_seen),
+                    })
+                }
             };
-            Ok((open(path, *optimizer, options)?, start))
+            (open(path, *optimizer, options)?, standing)
         }
         (CheckpointIdentity::Run { optimizer, .. }, _) => {
             let (state, manifest) = state::newest_sound(parents).context("the parent run")?;
-            let start = Start {
-                global_step: manifest.global_step,
-                tokens_seen: manifest.tokens_seen,
-            };
-            Ok((open(Path::new(&state.path), *optimizer, options)?, start))
+            let learner = open(Path::new(&state.path), *optimizer, options)?;
+            (learner, identity.standing(Some(manifest.standing())))
         }
         (CheckpointIdentity::Directory { .. }, _) => {
             anyhow::bail!("the run's configuration does not say where its checkpoint is")
         }
-    }
+    };
+    let standing = standing.context("the checkpoint does not say at which step it stands")?;
+    Ok((learner, standing))
+}
+
+/// Holds a part of the checkpoint to what was submitted.
+fn check_hash(path: &Path, found: &str, submitted: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        found == submitted,
+        "the checkpoint {} is not the one that was submitted (its hash is {found}, then it was \
+         {submitted})",
+        path.display()
+    );
+    Ok(())
 }
 
 fn open(
@@ -111,44 +111,27 @@ pub(crate) fn options(spec: &RunSpec, data: &TrainingData) -> anyhow::Result<Lea
     })
 }
 
-impl Start {
-    /// What a directory's own trainer state says; step 0 where it has none.
-    fn said_by(dir: &Path) -> anyhow::Result<Self> {
-        if let Some(manifest) = state::find(dir)? {
-            return Ok(Self {
-                global_step: manifest.global_step,
-                tokens_seen: manifest.tokens_seen,
-            });
-        }
-        let info = CheckpointInfo::read(dir)?;
-        Ok(Self {
-            global_step: info.global_step.unwrap_or(0),
-            tokens_seen: info.tokens_seen,
-        })
-    }
-
-    /// What the configuration of a run that starts here leaves open, by this machine's means.
-    ///
-    /// # Errors
-    /// When the schedule's end cannot be told, or the machine's memory.
-    pub(crate) fn settle(self, spec: &RunSpec, learner: &Learner) -> anyhow::Result<Settled> {
-        Ok(Settled {
-            first_global_step: self.global_step,
-            tokens_seen: self.tokens_seen,
-            learning_rate: self.schedule(&spec.identity)?,
-            micro_batch_rows: micro_batch_rows(spec, learner)?,
-        })
-    }
-
-    fn schedule(self, identity: &RunIdentity) -> anyhow::Result<RateSchedule> {
-        let rate = &identity.training.learning_rate;
-        rate.settle(
-            self.global_step,
-            self.tokens_seen,
-            identity.tokens_per_update(),
-        )
-        .context("training.learning_rate")
-    }
+/// What the configuration of a run leaves open, by its checkpoint's and this machine's means.
+///
+/// # Errors
+/// When the schedule's end cannot be told, or the machine's memory.
+pub(crate) fn settle(
+    spec: &RunSpec,
+    learner: &Learner,
+    standing: Standing,
+) -> anyhow::Result<Settled> {
+    let identity = &spec.identity;
+    let schedule = identity.training.learning_rate.settle(
+        standing.global_step,
+        standing.tokens_seen,
+        identity.tokens_per_update(),
+    );
+    Ok(Settled {
+        first_global_step: standing.global_step,
+        tokens_seen: standing.tokens_seen,
+        learning_rate: schedule.context("training.learning_rate")?,
+        micro_batch_rows: micro_batch_rows(spec, learner)?,
+    })
 }
 
 /// As the file says, or as fits the memory.

@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use imprint_core::{RunIdentity, Settled, SpecHash};
+use imprint_core::{RunIdentity, Settled, SpecHash, Standing};
 use imprint_lm::Learner;
 use imprint_proto::pb;
 use serde::{Deserialize, Serialize};
@@ -37,9 +37,9 @@ pub(crate) struct Manifest {
     /// The next update of the run.
     pub(crate) step: u32,
     /// Updates that these parameters have seen since they were initialised.
-    pub(crate) global_step: u64,
+    global_step: u64,
     /// Tokens that these parameters have seen, where that is known.
-    pub(crate) tokens_seen: Option<u64>,
+    tokens_seen: Option<u64>,
     /// Position in the data order of the first row of the next update.
     next_instance: u64,
     pub(crate) settled: Settled,
@@ -55,6 +55,13 @@ struct FileRecord {
 }
 
 impl Manifest {
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            global_step: self.global_step,
+            tokens_seen: self.tokens_seen,
+        }
+    }
+
     /// Makes sure that the state is of a run, and stands in its data where the run would.
     ///
     /// # Errors

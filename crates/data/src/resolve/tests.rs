@@ -1,10 +1,11 @@
 use std::fs;
+use std::path::Path;
 
 use expect_test::{Expect, expect};
 use imprint_core::CorpusFormat;
 
 use super::*;
-use crate::checkpoint_sha256;
+use crate::CheckpointFiles;
 use crate::fixture::{Fixture, VOCAB_SIZE, fact};
 
 fn fixture(checkpoint: &str) -> Fixture {
@@ -51,8 +52,9 @@ fn files_become_hashes() {
     );
     let path = fixture.path("ckpt");
     let identity = CheckpointIdentity::Directory {
-        sha256: checkpoint_sha256(&path, false).unwrap(),
-        global_step: None,
+        sha256: hash(&path),
+        trainer_state_sha256: None,
+        global_step: Some(0),
         tokens_seen: None,
         optimizer: OptimizerStart::RESET,
     };
@@ -60,6 +62,62 @@ fn files_become_hashes() {
         inputs.checkpoints,
         [(identity, CheckpointSource::Directory { path })]
     );
+}
+
+fn hash(checkpoint: &Path) -> String {
+    let files = CheckpointFiles::find(checkpoint).unwrap();
+    files.sha256(false).unwrap()
+}
+
+#[test]
+fn a_directory_stands_where_it_is_said_to() {
+    let identity = |files: &[(&str, &str)], given: &str| {
+        let fixture = fixture(&format!("path = \"ckpt\"\n{given}"));
+        fs::create_dir(fixture.path("ckpt")).unwrap();
+        for (name, content) in files {
+            fs::write(fixture.path("ckpt").join(name), content).unwrap();
+        }
+        let (identity, _) = resolved(&fixture).unwrap().checkpoints.swap_remove(0);
+        identity
+    };
+    let standing = |files: &[(&str, &str)], given: &str| match identity(files, given) {
+        CheckpointIdentity::Directory {
+            trainer_state_sha256,
+            global_step,
+            tokens_seen,
+            ..
+        } => (trainer_state_sha256.is_some(), global_step, tokens_seen),
+        other => panic!("{other:?}"),
+    };
+    let saved = |attempt: u32| {
+        let state = format!(r#"{{"global_step":7,"tokens_seen":448,"attempt":{attempt}}}"#);
+        state.leak() as &str
+    };
+    let config = ("config.json", r#"{"vocab_size":1001}"#);
+    let weights = ("model.safetensors", "weights");
+    let plain = [config, weights];
+    let state = [config, weights, ("state.json", saved(1))];
+    let retried = [config, weights, ("state.json", saved(2))];
+    let native = [
+        ("config.yaml", ""),
+        ("model.pt", "weights"),
+        ("train.pt", "state"),
+    ];
+    assert_eq!(standing(&plain, ""), (false, Some(0), None));
+    assert_eq!(standing(&state, ""), (false, Some(7), Some(448)));
+    assert_eq!(
+        standing(&state, "tokens_seen = 9"),
+        (false, Some(7), Some(9))
+    );
+    assert_eq!(standing(&native, ""), (true, None, None));
+    assert_eq!(standing(&native, "global_step = 7"), (true, Some(7), None));
+    let given = "global_step = 7\ntokens_seen = 448";
+    assert_eq!(standing(&native, given), (false, Some(7), Some(448)));
+
+    // The same weights that stand at the same place are the same start, whoever says so.
+    assert_eq!(identity(&state, ""), identity(&retried, ""));
+    assert_eq!(identity(&state, ""), identity(&plain, given));
+    assert_ne!(identity(&state, ""), identity(&plain, ""));
 }
 
 #[test]

@@ -14,18 +14,19 @@ fn the_schedule_is_settled_from_the_checkpoints_own_trainer_state() {
     state_writer.settled.first_global_step = 40_000;
     let saved = state_writer.save(&learner(), &position(0)).unwrap();
 
-    let start = Start::said_by(Path::new(&saved.path)).unwrap();
+    let manifest = state::find(Path::new(&saved.path)).unwrap().unwrap();
+    let standing = manifest.standing();
     let rate: LearningRate = serde_json::from_value(serde_json::json!({
         "kind": "linear", "peak": 3e-4, "warmup_steps": 5000, "max_tokens": 2_000_000_000_000_u64,
     }))
     .unwrap();
-    let schedule = rate.settle(start.global_step, start.tokens_seen, 2048 * 2048);
+    let schedule = rate.settle(standing.global_step, standing.tokens_seen, 2048 * 2048);
     let schedule = schedule.unwrap();
     assert_eq!(schedule.max_steps(), Some(474_649));
     for (got, want) in [
         (schedule.at(40_000), 0.000_279_878_590_181_177_86),
         (
-            schedule.of_update(start.global_step, 0),
+            schedule.of_update(standing.global_step, 0),
             0.000_279_878_015_283_754_47,
         ),
     ] {

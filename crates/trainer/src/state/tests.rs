@@ -1,4 +1,5 @@
 use imprint_core::{LearningRate, ModelSpec};
+use imprint_data::CheckpointFiles;
 use imprint_lm::{LearnerOptions, ModelConfig};
 
 use super::*;
@@ -51,7 +52,11 @@ fn a_state_says_where_it_stands() {
     assert_eq!((saved.step, saved.attempt, saved.global_step), (7, 2, 1007));
 
     let manifest = open(&saved).unwrap();
-    assert_eq!(manifest.tokens_seen, Some(500 + 7 * 32));
+    let standing = Standing {
+        global_step: 1007,
+        tokens_seen: Some(500 + 7 * 32),
+    };
+    assert_eq!(manifest.standing(), standing);
     assert_eq!(manifest.settled, writer.settled);
     let names: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
     assert_eq!(
@@ -66,6 +71,28 @@ fn a_state_says_where_it_stands() {
         1,
         "nothing half-written"
     );
+}
+
+#[test]
+fn whose_attempt_it_was_does_not_make_another_checkpoint_of_a_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut learner = learner();
+    let mut hash = |attempt, updates| {
+        for _ in 0..updates {
+            learner.update(&[3; 16], 8, 1e-3).unwrap();
+        }
+        let writer = writer(dir.path(), attempt, None);
+        let saved = writer.save(&learner, &position(7)).unwrap();
+        let files = CheckpointFiles::find(Path::new(&saved.path)).unwrap();
+        [false, true].map(|with_moments| files.sha256(with_moments).unwrap())
+    };
+    let first = hash(1, 1);
+    // Often enough that annotations in no order of their own would come in several.
+    for attempt in 2..8 {
+        assert_eq!(hash(attempt, 0), first);
+    }
+    let later = hash(9, 1);
+    assert!(later[0] != first[0] && later[1] != first[1]);
 }
 
 #[test]

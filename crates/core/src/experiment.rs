@@ -210,8 +210,8 @@ pub struct CheckpointSpec {
     /// absent what the directory's own trainer state says, else 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub global_step: Option<u64>,
-    /// Tokens the checkpoint has seen, for a schedule with `max_tokens`; with `path` only, and where
-    /// absent what the directory's own trainer state says.
+    /// Tokens the checkpoint has seen, for a schedule with `max_tokens`; where absent what the
+    /// directory's own trainer state says, or the parent run knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_seen: Option<u64>,
     /// `load` or `reset` the optimizer's moments; where absent, `load` if the checkpoint has them.
@@ -573,10 +573,16 @@ impl ExperimentSpec {
             if c.run.is_some() != c.step.is_some() {
                 return fail(&field, "`run` and `step` go together");
             }
-            if (c.global_step.is_some() || c.tokens_seen.is_some()) && c.path.is_none() {
+            if c.global_step.is_some() && c.path.is_none() {
                 return fail(
                     &field,
-                    "`global_step` and `tokens_seen` go with `path`; other sources know theirs",
+                    "`global_step` goes with `path`; other sources know theirs",
+                );
+            }
+            if c.tokens_seen.is_some() && c.init.is_some() {
+                return fail(
+                    &field,
+                    "`tokens_seen` goes with `path` and `run`; a model from `init` has seen none",
                 );
             }
             if c.init.is_some() && c.optimizer.is_some() {

@@ -107,14 +107,16 @@ pub enum SettleError {
     UnknownTokens,
     #[error(
         "the checkpoint has seen {tokens_seen} tokens, which is all of the schedule's `max_tokens` \
-         ({max_tokens})"
+         ({max_tokens}); raise it, or give `max_steps` in its place"
     )]
     NothingLeft { tokens_seen: u64, max_tokens: u64 },
     #[error(
-        "`max_tokens` {max_tokens} ends the schedule at global step {max_steps}, but {problem}"
+        "`max_tokens` {max_tokens} at {tokens_per_update} tokens an update ends the schedule at \
+         global step {max_steps}, but {problem}"
     )]
     Unfit {
         max_tokens: u64,
+        tokens_per_update: u64,
         max_steps: u64,
         problem: String,
     },
@@ -193,11 +195,12 @@ impl LearningRate {
                     max_tokens,
                 });
             }
-            let max_steps = first_global_step + left / tokens_per_update;
+            let max_steps = first_global_step.saturating_add(left / tokens_per_update);
             *end = End::Steps(max_steps);
             // What is asked of an end in steps holds for this one too.
             Self::try_from(Keys::from(settled.clone())).map_err(|problem| SettleError::Unfit {
                 max_tokens,
+                tokens_per_update,
                 max_steps,
                 problem,
             })?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::experiment::{CorpusFormat, Pcg64Order, ProbingSpec, ResourcesSpec, SavingSpec};
-use crate::learning_rate::{LearningRate, RateSchedule};
+use crate::learning_rate::{LearningRate, RateSchedule, SettleError};
 use crate::scenario::Scenario;
 
 /// A complete run configuration: what decides the numbers, and what does not.
@@ -94,6 +94,9 @@ pub enum CheckpointIdentity {
     Run {
         run: SpecHash,
         step: u32,
+        /// Tokens it has seen; where absent what the other run knows of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens_seen: Option<u64>,
         optimizer: OptimizerStart,
     },
     /// From scratch, with the run's seed.
@@ -257,6 +260,18 @@ pub struct Standing {
     pub tokens_seen: Option<u64>,
 }
 
+impl Standing {
+    /// Where the model stands after further updates.
+    pub fn after(self, n_updates: u32, tokens_per_update: u64) -> Self {
+        let n_updates = u64::from(n_updates);
+        let n_tokens = n_updates.saturating_mul(tokens_per_update);
+        Self {
+            global_step: self.global_step.saturating_add(n_updates),
+            tokens_seen: (self.tokens_seen).map(|before| before.saturating_add(n_tokens)),
+        }
+    }
+}
+
 impl Settled {
     /// Where the run's checkpoint stands.
     pub fn standing(&self) -> Standing {
@@ -287,12 +302,27 @@ impl RunIdentity {
                 tokens_seen: *tokens_seen,
             }),
             CheckpointIdentity::Directory { .. } => None,
-            CheckpointIdentity::Run { .. } => parent,
+            CheckpointIdentity::Run { tokens_seen, .. } => parent.map(|parent| Standing {
+                tokens_seen: tokens_seen.or(parent.tokens_seen),
+                ..parent
+            }),
             CheckpointIdentity::Scratch { .. } => Some(Standing {
                 global_step: 0,
                 tokens_seen: Some(0),
             }),
         }
+    }
+
+    /// The schedule of a run whose checkpoint stands there, its end in steps.
+    ///
+    /// # Errors
+    /// When the end cannot be told, or does not fit the rest of the schedule.
+    pub fn schedule(&self, standing: Standing) -> Result<RateSchedule, SettleError> {
+        self.training.learning_rate.settle(
+            standing.global_step,
+            standing.tokens_seen,
+            self.tokens_per_update(),
+        )
     }
 
     /// What happens to the optimizer's moments when the run starts.

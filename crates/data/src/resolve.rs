@@ -3,7 +3,6 @@
 use crate::checkpoint::CheckpointFiles;
 use crate::digest::{corpus_file_sha256, file_sha256};
 use crate::{Error, Result, Tokenizer, load_facts};
-use imprint_core::learning_rate::SettleError;
 use imprint_core::{
     CheckpointIdentity, CheckpointSource, CheckpointSpec, CorpusOrder, ExperimentSpec,
     OptimizerStart, ResolvedInputs, SpecHash,
@@ -21,7 +20,6 @@ pub fn resolve(
     parent: impl Fn(&str) -> Option<SpecHash>,
 ) -> Result<ResolvedInputs> {
     let data = &spec.data;
-    let counts_tokens = spec.training.learning_rate.counts_tokens();
     let tokenizer = Tokenizer::open(&data.tokenizer)?;
     tokenizer.eos_id(&data.eos)?;
     Ok(ResolvedInputs {
@@ -42,7 +40,7 @@ pub fn resolve(
         checkpoints: spec
             .checkpoint
             .iter()
-            .map(|c| checkpoint(c, tokenizer.vocab_size(), counts_tokens, &parent))
+            .map(|c| checkpoint(c, tokenizer.vocab_size(), &parent))
             .collect::<Result<_>>()?,
     })
 }
@@ -50,7 +48,6 @@ pub fn resolve(
 fn checkpoint(
     spec: &CheckpointSpec,
     tokenizer_vocab_size: u32,
-    counts_tokens: bool,
     parent: impl Fn(&str) -> Option<SpecHash>,
 ) -> Result<(CheckpointIdentity, CheckpointSource)> {
     let refuse = |problem: String| Error::Checkpoint {
@@ -95,9 +92,6 @@ fn checkpoint(
             if trainer_state.is_none() {
                 global_step.get_or_insert(0);
             }
-            if counts_tokens && tokens_seen.is_none() && trainer_state.is_none() {
-                return Err(refuse(SettleError::UnknownTokens.to_string()));
-            }
             Ok((
                 CheckpointIdentity::Directory {
                     sha256: files.sha256(optimizer == OptimizerStart::Load)?,
@@ -122,6 +116,7 @@ fn checkpoint(
                 CheckpointIdentity::Run {
                     run,
                     step,
+                    tokens_seen: spec.tokens_seen,
                     optimizer: spec.optimizer.unwrap_or(OptimizerStart::Load),
                 },
                 CheckpointSource::Run,

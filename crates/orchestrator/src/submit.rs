@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use imprint_core::{CheckpointIdentity, ExperimentSpec, ProbeControl, RunSpec};
+use imprint_core::{CheckpointIdentity, ExperimentSpec, ProbeControl, RunSpec, Standing};
 use imprint_data::TrainingData;
 use imprint_proto::pb;
 use imprint_store::Store;
@@ -49,9 +49,10 @@ pub(crate) async fn submit(
     let spec = ExperimentSpec::parse(&request.toml, Path::new(&request.file), base_dir)
         .map_err(|e| invalid(one_line(&e)))?;
     let parents = parents(store, &spec).await?;
+    let standings = parent_standings(store, &spec, &parents).await?;
     let name = spec.name.clone();
     // Files are read and texts are tokenised.
-    let valid = tokio::task::spawn_blocking(move || validate(&spec, &parents))
+    let valid = tokio::task::spawn_blocking(move || validate(&spec, &parents, &standings))
         .await
         .map_err(|e| Status::internal(format!("validating the experiment failed: {e}")))??;
 
@@ -129,6 +130,45 @@ async fn parents(
     Ok(parents)
 }
 
+/// For each checkpoint where the state of another run stands that it is, if it is one and that can
+/// be told.
+async fn parent_standings(
+    store: &Store,
+    spec: &ExperimentSpec,
+    parents: &BTreeMap<String, KnownRun>,
+) -> Result<Vec<Option<Standing>>, Status> {
+    let mut standings = Vec::with_capacity(spec.checkpoint.len());
+    for checkpoint in &spec.checkpoint {
+        let parent = checkpoint.run.as_ref().and_then(|label| parents.get(label));
+        standings.push(match parent.zip(checkpoint.step) {
+            Some((parent, step)) => store
+                .standing(parent.run_id, step)
+                .await
+                .map_err(from_store)?,
+            None => None,
+        });
+    }
+    Ok(standings)
+}
+
+/// Makes sure that every schedule's end can be told and fits, where its checkpoint's standing is
+/// known by now; the others' is for their trainer to read.
+fn check_schedules(
+    spec: &ExperimentSpec,
+    runs: &[RunSpec],
+    parents: &[Option<Standing>],
+) -> Result<(), Status> {
+    for (cell, run) in spec.matrix().iter().zip(runs) {
+        if let Some(standing) = run.identity.standing(parents[cell.checkpoint]) {
+            run.identity.schedule(standing).map_err(|e| {
+                let name = &spec.checkpoint[cell.checkpoint].name;
+                invalid(format!("checkpoint `{name}`: training.learning_rate: {e}"))
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Every run of the matrix with its plan, and what to answer about it.
 struct Valid {
     runs: Vec<NewRun>,
@@ -136,10 +176,15 @@ struct Valid {
     warnings: Vec<String>,
 }
 
-fn validate(spec: &ExperimentSpec, parents: &BTreeMap<String, KnownRun>) -> Result<Valid, Status> {
+fn validate(
+    spec: &ExperimentSpec,
+    parents: &BTreeMap<String, KnownRun>,
+    standings: &[Option<Standing>],
+) -> Result<Valid, Status> {
     let inputs = imprint_data::resolve(spec, |label| parents.get(label).map(|p| p.hash.clone()))
         .map_err(|e| invalid(one_line(&e)))?;
     let specs = spec.expand(&inputs).map_err(|e| invalid(one_line(&e)))?;
+    check_schedules(spec, &specs, standings)?;
     let mut probe_sets: BTreeMap<String, Arc<NewProbeSet>> = BTreeMap::new();
     let mut runs = Vec::with_capacity(specs.len());
     let mut answered = Vec::with_capacity(specs.len());

@@ -410,6 +410,124 @@ async fn a_plan_is_stored_for_queries() {
     bench.shut_down().await;
 }
 
+/// A schedule that ends after so many tokens.
+fn until(max_tokens: u64) -> String {
+    format!("{{ kind = \"linear\", peak = 5e-3, warmup_steps = 3, max_tokens = {max_tokens} }}")
+}
+
+/// An experiment of one run, `NAME/start-none-b4-s0`, of 20 updates of 256 tokens.
+fn starting_from(name: &str, checkpoint: &str, learning_rate: &str) -> String {
+    let (before, rest) = PRE.split_once("[[checkpoint]]").unwrap();
+    let (_, after) = rest.split_once("[training]").unwrap();
+    let before = before.replace("name = \"pre\"", &format!("name = \"{name}\""));
+    let after = after.replace(
+        "{ kind = \"constant\", peak = 5e-3, warmup_steps = 3 }",
+        learning_rate,
+    );
+    format!("{before}[[checkpoint]]\nname = \"start\"\n{checkpoint}\n[training]{after}")
+}
+
+const CONSTANT: &str = "{ kind = \"constant\", peak = 5e-3 }";
+
+#[tokio::test]
+async fn a_schedule_in_tokens_is_settled_before_anything_starts() {
+    let mut bench = bench(None).await;
+    let write = |dir: &str, name: &str, content: &str| {
+        let dir = bench.dir.path().join(dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(name), content).unwrap();
+    };
+    for dir in ["hf", "saved"] {
+        write(dir, "config.json", r#"{"vocab_size": 60000}"#);
+        write(dir, "model.safetensors", dir);
+    }
+    let manifest = r#"{"global_step": 50, "tokens_seen": 12800}"#;
+    write("saved", "state.json", manifest);
+    write("native", "config.yaml", "");
+    write("native", "model.pt", "weights");
+    write("native", "train.pt", "state");
+
+    let unknown = "checkpoint `start`: training.learning_rate: `max_tokens` needs to know how many \
+                   tokens the checkpoint has seen, and the checkpoint does not say; give its \
+                   `tokens_seen`, or `max_steps` in place of `max_tokens`";
+    let used_up = |seen: u64| {
+        format!(
+            "checkpoint `start`: training.learning_rate: the checkpoint has seen {seen} tokens, \
+             which is all of the schedule's `max_tokens` ({seen}); raise it, or give `max_steps` \
+             in its place"
+        )
+    };
+    // A directory knows what it says, or what is said of it.
+    let file = |checkpoint: &str, max_tokens| starting_from("new", checkpoint, &until(max_tokens));
+    assert_eq!(bench.refused(&file("path = 'hf'", 9000)).await, unknown);
+    let told = "path = 'hf'\ntokens_seen = 2560";
+    assert_eq!(bench.refused(&file(told, 2560)).await, used_up(2560));
+    assert_eq!(
+        bench.refused(&file("path = 'saved'", 12800)).await,
+        used_up(12800)
+    );
+    assert_eq!(
+        bench.refused(&file(told, 2560 + 256)).await,
+        "checkpoint `start`: training.learning_rate: `max_tokens` 2816 at 256 tokens an update \
+         ends the schedule at global step 1, but `max_steps` 1 is not after the warm-up of 3 steps"
+    );
+    bench
+        .submit(&starting_from("told", told, &until(9000)))
+        .await
+        .unwrap();
+    bench
+        .submit(&starting_from("saved", "path = 'saved'", &until(14000)))
+        .await
+        .unwrap();
+
+    // So does a run, whatever it starts from, and before it begins.
+    for (name, checkpoint) in [("hf", "path = 'hf'"), ("native", "path = 'native'")] {
+        bench
+            .submit(&starting_from(name, checkpoint, CONSTANT))
+            .await
+            .unwrap();
+    }
+    let of = |parent: &str| format!("run = '{parent}/start-none-b4-s0'\nstep = 10");
+    for (parent, seen) in [("told", 5120), ("saved", 12800 + 2560)] {
+        let child = of(parent);
+        assert_eq!(bench.refused(&file(&child, seen)).await, used_up(seen));
+        // Its own child adds its own updates.
+        bench
+            .submit(&starting_from(
+                &format!("{parent}-child"),
+                &child,
+                &until(seen + 256),
+            ))
+            .await
+            .unwrap();
+        let grandchild = of(&format!("{parent}-child"));
+        let seen = seen + 2560;
+        assert_eq!(bench.refused(&file(&grandchild, seen)).await, used_up(seen));
+    }
+    assert_eq!(bench.refused(&file(&of("hf"), 9000)).await, unknown);
+    let told = of("hf") + "\ntokens_seen = 7680";
+    assert_eq!(bench.refused(&file(&told, 7680)).await, used_up(7680));
+    bench.submit(&file(&told, 7936)).await.unwrap();
+
+    // What only a trainer can read is not held against anyone, until one has.
+    let child = starting_from("later", &of("native"), &until(9000));
+    bench.submit(&child).await.unwrap();
+    let native = bench.runs("native").await[0].run_id;
+    let attempt = bench.begin(native).await.unwrap().attempt;
+    let settled = Settled {
+        first_global_step: 50,
+        tokens_seen: Some(6440),
+        learning_rate: serde_json::from_str(r#"{"kind":"constant","peak":5e-3}"#).unwrap(),
+        micro_batch_rows: 4,
+    };
+    bench.settle(native, attempt, &settled).await.unwrap();
+    assert_eq!(
+        bench.refused(&file(&of("native"), 9000)).await,
+        used_up(9000)
+    );
+    bench.shut_down().await;
+}
+
 #[tokio::test]
 async fn a_dry_run_stores_nothing() {
     let mut bench = bench(None).await;

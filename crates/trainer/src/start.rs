@@ -120,12 +120,7 @@ pub(crate) fn settle(
     learner: &Learner,
     standing: Standing,
 ) -> anyhow::Result<Settled> {
-    let identity = &spec.identity;
-    let schedule = identity.training.learning_rate.settle(
-        standing.global_step,
-        standing.tokens_seen,
-        identity.tokens_per_update(),
-    );
+    let schedule = spec.identity.schedule(standing);
     Ok(Settled {
         first_global_step: standing.global_step,
         tokens_seen: standing.tokens_seen,

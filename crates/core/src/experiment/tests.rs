@@ -62,6 +62,7 @@ fn inputs() -> ResolvedInputs {
             CheckpointIdentity::Run {
                 run: SpecHash("parent".into()),
                 step: 500,
+                tokens_seen: None,
                 optimizer: OptimizerStart::Load,
             },
             CheckpointSource::Run,

@@ -77,6 +77,8 @@ fn tokens_that_are_unknown_or_used_up_settle_nothing() {
         max_tokens: 1000,
     };
     assert_eq!(settled(Some(1000)), Err(over));
+    let far = rate.settle(u64::MAX, Some(0), 64).unwrap();
+    assert_eq!(far.max_steps(), Some(u64::MAX));
 }
 
 #[test]
@@ -299,7 +301,7 @@ fn an_end_in_tokens_is_held_to_the_rules_of_an_end_in_steps() {
     .unwrap();
     let error = rate.settle(0, Some(0), 128 * 2048).unwrap_err().to_string();
     assert!(
-        error.contains("`max_tokens` 10000000 ends the schedule at global step 38"),
+        error.contains("at 262144 tokens an update ends the schedule at global step 38"),
         "{error}"
     );
     assert!(error.contains("warm-up of 2000"), "{error}");

@@ -126,6 +126,7 @@ fn a_parent_run_is_known_by_its_label() {
     let identity = CheckpointIdentity::Run {
         run: SpecHash("parent".to_owned()),
         step: 500,
+        tokens_seen: None,
         optimizer: OptimizerStart::Load,
     };
     let inputs = resolved(&fixture).unwrap();

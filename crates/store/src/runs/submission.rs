@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imprint_core::{
-    CheckpointIdentity, FactId, InjectionText, Probe, ProbeControl, RunSpec, Schedule, SpecHash,
+    CheckpointIdentity, FactId, InjectionText, Probe, ProbeControl, RunIdentity, RunSpec, Schedule,
+    Settled, SpecHash, Standing,
 };
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -124,6 +125,37 @@ impl Store {
         .await
         .map_err(Error::doing(format!("look run {label} up")))?;
         Ok(row.map(KnownRun::from))
+    }
+
+    /// Where the model stands that a run has before its update `step`, by what was settled, or else
+    /// by what the configurations of it and of the runs it descends from say; `None` while only who
+    /// reads the first checkpoint of all can tell.
+    pub async fn standing(&self, run_id: i32, step: u32) -> Result<Option<Standing>, Error> {
+        let line: Vec<(Json<RunIdentity>, i32, Option<Json<Settled>>)> = sqlx::query_as(
+            "with recursive line as (
+                 select run_id, $2 as step, 0 as generation from imprint.run where run_id = $1
+                 union all
+                 select r.parent_run_id, r.parent_step, l.generation + 1
+                 from line l join imprint.run r using (run_id)
+                 where r.settled is null and r.parent_run_id is not null)
+             select r.spec -> 'identity', l.step, r.settled
+             from line l join imprint.run r using (run_id) order by l.generation desc",
+        )
+        .bind(run_id)
+        .bind(step as i32)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(Error::doing(format!("look up where run {run_id} stands")))?;
+        let mut standing = None;
+        for (Json(identity), step, settled) in line {
+            let start = match settled {
+                Some(Json(settled)) => Some(settled.standing()),
+                None => identity.standing(standing),
+            };
+            let tokens_per_update = identity.tokens_per_update();
+            standing = start.map(|start| start.after(step as u32, tokens_per_update));
+        }
+        Ok(standing)
     }
 
     /// Stores an experiment with the runs that are not there yet, and the answer that `encode` makes

@@ -4,36 +4,30 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use imprint_core::CorpusFormat;
 use sha2::{Digest, Sha256};
 
-use crate::hash_memo::Memo;
+use crate::hash_memo::{Memo, Version};
 use crate::token_cache::cache_directory;
 use crate::{Error, Result};
 
 /// Bytes at each end of a corpus file that its hash covers.
 const CORPUS_END_BYTES: u64 = 1 << 20;
 
-/// A file changed twice within the clock's resolution has the same time of change; hashes of files
-/// changed this recently are not remembered.
-const SETTLED: Duration = Duration::from_secs(2);
-
-type FileVersion = (PathBuf, u64, SystemTime);
-
 /// Hashes of this process, so that twenty-four runs from one checkpoint read it once.
-static KNOWN: LazyLock<Mutex<HashMap<FileVersion, String>>> = LazyLock::new(Mutex::default);
+static KNOWN: LazyLock<Mutex<HashMap<Version, String>>> = LazyLock::new(Mutex::default);
 
-/// SHA-256 of a file's content, in hexadecimal; remembered by path, size and time of change, and
-/// of large files in the cache directory too.
+/// SHA-256 of a file's content, in hexadecimal; remembered while the file system says that the
+/// file has not changed, and of large files in the cache directory too.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub fn file_sha256(path: &Path) -> Result<String> {
-    hash_file(path).map_err(|err| Error::Read {
+    hash_file(path, SystemTime::now()).map_err(|err| Error::Read {
         path: path.to_owned(),
         err,
     })
@@ -54,18 +48,16 @@ pub(crate) fn check_hash(path: &Path, now: String, then: &str) -> Result<()> {
     })
 }
 
-fn hash_file(path: &Path) -> io::Result<String> {
+fn hash_file(path: &Path, now: SystemTime) -> io::Result<String> {
     let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let changed = metadata.modified()?;
-    let version = (path.to_owned(), metadata.len(), changed);
+    let version = Version::of(path, &file.metadata()?)?;
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = known().get(&version) {
         return Ok(found.clone());
     }
     let cache = cache_directory();
-    let memo = |metadata| Memo::of(cache.as_deref(), path, metadata);
-    if let Some(found) = memo(&metadata).and_then(|memo| memo.recall()) {
+    let memo = Memo::of(cache.as_deref(), &version);
+    if let Some(found) = memo.as_ref().and_then(Memo::recall) {
         known().insert(version, found.clone());
         return Ok(found);
     }
@@ -78,11 +70,9 @@ fn hash_file(path: &Path) -> io::Result<String> {
         }
     }
     let sha256 = format!("{:x}", hasher.finalize());
-    let now = file.metadata()?;
-    let is_settled = changed.elapsed().is_ok_and(|age| age > SETTLED);
-    if is_settled && (now.len(), now.modified()?) == (version.1, version.2) {
+    if version.is_settled(now) && Version::of(path, &file.metadata()?)? == version {
         known().insert(version, sha256.clone());
-        if let Some(memo) = memo(&now) {
+        if let Some(memo) = memo {
             memo.remember(&sha256);
         }
     }

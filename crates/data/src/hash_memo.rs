@@ -1,24 +1,60 @@
 //! Hashes of large files, remembered from process to process in the cache directory.
 
 use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+/// A file changed twice within the clock's resolution has the same time of change; hashes of files
+/// changed this recently are not remembered.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// Smaller files are hashed faster than looked up.
 const MIN_BYTES: u64 = 16 << 20;
 
-/// What a file system says of a file: any write to it changes `changed_ns`.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Version {
+/// What a file system says of a file: another file of the same name is another inode, and any
+/// write to it changes `changed_ns`, which nobody can set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Version {
     path: PathBuf,
     device: u64,
     inode: u64,
     n_bytes: u64,
     modified_ns: i128,
     changed_ns: i128,
+}
+
+impl Version {
+    /// The version of an open file.
+    ///
+    /// # Errors
+    /// When the path cannot be made absolute.
+    pub(crate) fn of(path: &Path, metadata: &Metadata) -> io::Result<Self> {
+        let nanoseconds =
+            |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        Ok(Self {
+            path: fs::canonicalize(path)?,
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            n_bytes: metadata.len(),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    /// Whether the file last changed so long before `now` that another change would show.
+    pub(crate) fn is_settled(&self, now: SystemTime) -> bool {
+        let changed = u64::try_from(self.changed_ns).map(Duration::from_nanos);
+        let age = changed.ok().and_then(|since_epoch| {
+            now.duration_since(UNIX_EPOCH.checked_add(since_epoch)?)
+                .ok()
+        });
+        age.is_some_and(|age| age > SETTLED)
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,25 +70,16 @@ pub(crate) struct Memo {
 }
 
 impl Memo {
-    /// The memo of an open file's metadata, in the cache directory.
-    pub(crate) fn of(directory: Option<&Path>, path: &Path, metadata: &Metadata) -> Option<Self> {
-        if metadata.len() < MIN_BYTES {
+    /// The memo of a file's version, in the cache directory.
+    pub(crate) fn of(directory: Option<&Path>, file: &Version) -> Option<Self> {
+        if file.n_bytes < MIN_BYTES {
             return None;
         }
-        let nanoseconds =
-            |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
-        let path = fs::canonicalize(path).ok()?;
-        let name = format!("{:x}", Sha256::digest(path.as_os_str().as_encoded_bytes()));
+        let path = file.path.as_os_str().as_encoded_bytes();
+        let name = format!("{:x}", Sha256::digest(path));
         Some(Self {
             entry: directory?.join("hashes").join(format!("{name}.json")),
-            file: Version {
-                path,
-                device: metadata.dev(),
-                inode: metadata.ino(),
-                n_bytes: metadata.len(),
-                modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-                changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-            },
+            file: file.clone(),
         })
     }
 

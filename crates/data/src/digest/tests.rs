@@ -1,4 +1,6 @@
 use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::*;
 
@@ -27,29 +29,50 @@ fn a_file_is_hashed_by_its_content() {
     ));
 }
 
+/// When a file that was changed just now has been as it is for long.
+fn later() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(3600)
+}
+
+fn is_known(path: &Path) -> bool {
+    let version = Version::of(path, &fs::metadata(path).unwrap()).unwrap();
+    KNOWN.lock().unwrap().contains_key(&version)
+}
+
 #[test]
 fn settled_files_are_read_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = write(directory.path(), "a", b"abc");
+    let fresh = hash_file(&path, SystemTime::now()).unwrap();
+    assert!(!is_known(&path), "it may change again at the same time");
+    assert_eq!(hash_file(&path, later()).unwrap(), fresh);
+    assert!(is_known(&path));
+}
+
+#[test]
+fn a_file_of_the_same_name_size_and_time_is_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    let settle = |content: &[u8], time| {
-        fs::write(&path, content).unwrap();
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_modified(time)
-            .unwrap();
-        file_sha256(&path).unwrap()
+    let set_time = |path: &Path| {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(long_ago).unwrap();
     };
-    let first = settle(b"abc", long_ago);
-    assert_eq!(
-        settle(b"xyz", long_ago),
-        first,
-        "path, size and time are the same"
-    );
-    assert_ne!(settle(b"xyz", long_ago + Duration::from_secs(1)), first);
-    assert_ne!(settle(b"abcd", long_ago), first);
+    fs::write(&path, b"abc").unwrap();
+    set_time(&path);
+    let first = hash_file(&path, later()).unwrap();
+    assert!(is_known(&path));
+
+    let other = write(directory.path(), "b", b"xyz");
+    set_time(&other);
+    fs::rename(&other, &path).unwrap();
+    let replaced = hash_file(&path, later()).unwrap();
+    assert_ne!(replaced, first, "replaced");
+
+    fs::write(&path, b"uvw").unwrap();
+    set_time(&path);
+    let rewritten = hash_file(&path, later()).unwrap();
+    assert!(rewritten != replaced && rewritten != first, "written over");
 }
 
 #[test]

@@ -9,7 +9,8 @@ fn a_hash_is_recalled_until_the_file_changes() {
     let path = directory.path().join("large");
     let file = File::create(&path).unwrap();
     file.set_len(MIN_BYTES).unwrap();
-    let memo = || Memo::of(Some(directory.path()), &path, &fs::metadata(&path).unwrap());
+    let version = || Version::of(&path, &fs::metadata(&path).unwrap()).unwrap();
+    let memo = || Memo::of(Some(directory.path()), &version());
     assert_eq!(memo().unwrap().recall(), None);
     memo().unwrap().remember("abc");
     assert_eq!(memo().unwrap().recall().as_deref(), Some("abc"));
@@ -22,5 +23,6 @@ fn a_hash_is_recalled_until_the_file_changes() {
 
     file.set_len(MIN_BYTES - 1).unwrap();
     assert!(memo().is_none(), "too small");
-    assert!(Memo::of(None, &path, &fs::metadata(&path).unwrap()).is_none());
+    file.set_len(MIN_BYTES).unwrap();
+    assert!(Memo::of(None, &version()).is_none(), "no place");
 }

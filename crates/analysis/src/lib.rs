@@ -32,3 +32,9 @@ pub use run::{Control, FactSchedule, ProbeSeries, RunData};
 pub use settings::{Preset, Settings};
 pub use signed_rank::{SignedRank, signed_rank_greater};
 pub use summary::{GroupAnalysis, SummaryRow, analyse, summary_csv};
+
+/// Version of the formulas and of their defaults, kept with every stored result.
+///
+/// Raise it with every change that moves a number: stored results of another version are computed
+/// again.
+pub const VERSION: u32 = 1;

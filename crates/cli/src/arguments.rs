@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    cancel, db, demo, doctor, figure, import, list, results, retry, serve, sql, status, submit,
-    take, up, verify, watch,
+    analyze, cancel, db, demo, doctor, figure, import, list, results, retry, serve, sql, status,
+    submit, take, up, verify, watch,
 };
 use crate::place::Place;
 
@@ -50,6 +50,7 @@ pub(crate) enum Command {
     Cancel(cancel::Arguments),
     Retry(retry::Arguments),
     Results(results::Arguments),
+    Analyze(analyze::Arguments),
     Figure(figure::Arguments),
     Take(take::Arguments),
     Import(import::Arguments),

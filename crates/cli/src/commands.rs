@@ -1,5 +1,6 @@
 //! One module a command.
 
+pub(crate) mod analyze;
 pub(crate) mod cancel;
 pub(crate) mod db;
 pub(crate) mod demo;
@@ -46,6 +47,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Cancel(arguments) => cancel::run(&place, arguments).await,
         Command::Retry(arguments) => retry::run(&place, arguments).await,
         Command::Results(arguments) => results::run(&place, arguments).await,
+        Command::Analyze(arguments) => analyze::run(&place, arguments).await,
         Command::Figure(arguments) => figure::run(&place, arguments).await,
         Command::Take(arguments) => take::run(&place, arguments).await,
         Command::Import(arguments) => import::run(&place, arguments).await,

@@ -1,5 +1,6 @@
 //! `imprint`: the services, their client, and everything in one for a laptop.
 
+mod analyst;
 mod arguments;
 mod client;
 mod commands;

@@ -10,13 +10,25 @@ use imprint_store::{Error, Store};
 
 use crate::failure::Failure;
 
-/// The complete runs of an experiment, or the one that `name` (`experiment/cell`) names.
-///
-/// Runs that are not complete are named on stderr: half a curve must not look like a whole one.
+/// The data of [`complete`] runs.
 ///
 /// # Errors
 /// When there is no such experiment or run, or none of them is complete.
 pub(crate) async fn load(store: &Store, name: &str, span: Span) -> Result<Vec<RunData>, Failure> {
+    let mut runs = Vec::new();
+    for record in &complete(store, name).await? {
+        runs.push(run_data(store, record, span).await?);
+    }
+    Ok(runs)
+}
+
+/// The complete runs of an experiment, or the one that `name` (`experiment/cell`) names.
+///
+/// Runs that are not complete are counted on stderr: half a curve must not look like a whole one.
+///
+/// # Errors
+/// When there is no such experiment or run, or none of them is complete.
+pub(crate) async fn complete(store: &Store, name: &str) -> Result<Vec<RunRecord>, Failure> {
     let experiment = name
         .split_once('/')
         .map_or(name, |(experiment, _)| experiment);
@@ -40,14 +52,15 @@ pub(crate) async fn load(store: &Store, name: &str, span: Span) -> Result<Vec<Ru
         (_, 0) => {}
         (_, n) => eprintln!("{n} of {n_runs} runs are not complete and are left out"),
     }
-    let mut runs = Vec::new();
-    for record in &records {
-        runs.push(run_data(store, record, span).await?);
-    }
-    Ok(runs)
+    Ok(records)
 }
 
-async fn run_data(store: &Store, record: &RunRecord, span: Span) -> Result<RunData, Error> {
+/// What the formulas need of a run.
+pub(crate) async fn run_data(
+    store: &Store,
+    record: &RunRecord,
+    span: Span,
+) -> Result<RunData, Error> {
     let run_id = record.run_id;
     let identity = &record.spec.identity;
     let mut exposure_steps: BTreeMap<FactId, Vec<u32>> = BTreeMap::new();

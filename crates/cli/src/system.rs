@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use crate::analyst;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::place::{METRICS_PORT, ORCHESTRATOR_PORT, Place, Services, VITALS_PORT};
@@ -38,6 +39,7 @@ pub(crate) struct System {
     orchestrator: Role,
     vitals: Role,
     vitals_url: String,
+    analyst: Role,
 }
 
 /// A service in a task of its own.
@@ -142,6 +144,13 @@ impl System {
                 .await
                 .map_err(Failure::doing("the port for Prometheus"))
         });
+        let analyst = {
+            let store = database.store.clone();
+            Role::start(async move |stop| {
+                analyst::serve(&store, stop).await;
+                Ok(())
+            })
+        };
         let services = Services {
             pid: std::process::id(),
             metrics: metrics_url,
@@ -158,6 +167,7 @@ impl System {
             orchestrator,
             vitals,
             vitals_url,
+            analyst,
         })
     }
 
@@ -181,6 +191,7 @@ impl System {
             failure = self.metrics.ended() => failure,
             failure = self.orchestrator.ended() => failure,
             failure = self.vitals.ended() => failure,
+            failure = self.analyst.ended() => failure,
         }
     }
 
@@ -191,6 +202,7 @@ impl System {
     pub(crate) async fn stop(self) -> Result<(), Failure> {
         let removed = Services::remove(&self.place.data_dir());
         // The trainers' last readings still go to the metrics service.
+        let analyst = self.analyst.stop().await;
         let orchestrator = self.orchestrator.stop().await;
         let metrics = self.metrics.stop().await;
         let vitals = self.vitals.stop().await;
@@ -201,6 +213,7 @@ impl System {
             None => Ok(()),
         };
         removed
+            .and(analyst)
             .and(orchestrator)
             .and(metrics)
             .and(vitals)

@@ -4,6 +4,7 @@
 //! Queries are checked when they run, not when they are compiled, so that a build needs no database
 //! (docs/adr/0002-storage-layout.md); each one is run by a test against a real Postgres.
 
+pub mod analysis;
 pub mod derived;
 pub mod embedded;
 mod error;

@@ -244,31 +244,29 @@ pub async fn trajectories(
 pub async fn trajectory(
     store: &Store,
     run_id: i32,
-    probe: &ProbeRecord,
+    probe: ProbeId,
     span: Span,
 ) -> Result<Trajectory, Error> {
-    let rows: Vec<(i32, f32, f32, f32)> = sqlx::query_as(
-        "select step, first_sum_nats, target_sum_nats, full_sum_nats
-         from imprint.probe_curve($1, $2)",
+    let points: Vec<(i32, f64, f64, f64)> = sqlx::query_as(
+        "select step, first_mean_nats, target_mean_nats, full_mean_nats
+         from imprint.curve($1::int4, $2)",
     )
     .bind(run_id)
-    .bind(probe.probe.0 as i32)
+    .bind(probe.0 as i32)
     .fetch_all(store.pool())
     .await
     .map_err(Error::doing(format!(
         "fetch a probe's readings of run {run_id}"
     )))?;
-    let n_tokens = f64::from(probe.n_tokens(span));
-    Ok(Trajectory::new(rows.into_iter().map(
-        |(step, first, target, full)| {
-            let sum = match span {
-                Span::First => first,
-                Span::Target => target,
-                Span::Full => full,
-            };
-            (step as u32, f64::from(sum) / n_tokens)
-        },
-    )))
+    let point = |(step, first, target, full)| {
+        let nats = match span {
+            Span::First => first,
+            Span::Target => target,
+            Span::Full => full,
+        };
+        (step as u32, nats)
+    };
+    Ok(Trajectory::new(points.into_iter().map(point)))
 }
 
 /// The statistics of a run's updates, by step.

@@ -8,9 +8,11 @@ mod process;
 mod proxy;
 mod seed;
 mod tmpfs;
+mod study;
 
 pub use database::TestDb;
 pub use process::{ChildGuard, bin, free_port, http_get, wait_until};
 pub use proxy::{Proxy, Weather};
 pub use seed::{SeedRun, begin_attempt, seed_run};
 pub use tmpfs::Tmpfs;
+pub use study::Study;

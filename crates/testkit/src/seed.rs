@@ -53,7 +53,8 @@ impl SeedRun {
         own + if self.swap { injected } else { 0 }
     }
 
-    fn spec(&self) -> RunSpec {
+    /// A configuration of this size, of a model that nobody trains.
+    pub fn spec(&self) -> RunSpec {
         RunSpec {
             label: self.label.clone(),
             identity: RunIdentity {

@@ -169,7 +169,8 @@ async fn compare(db: &TestDb, id: i32, run: &SeedRun, model: &Model) {
             "select count(*) from imprint.probe c
              join imprint.run r using (probe_set_id)
              cross join lateral (
-                 (select * from imprint.probe_curve(r.run_id, c.probe) except all
+                 (select reading, step, first_sum_nats, target_sum_nats, full_sum_nats
+                  from imprint.curve(r.run_id, c.probe) except all
                   select reading, step, first_sum_nats[c.probe + 1], target_sum_nats[c.probe + 1],
                       full_sum_nats[c.probe + 1] from imprint.step_reading s
                   where s.run_id = r.run_id)
@@ -177,7 +178,8 @@ async fn compare(db: &TestDb, id: i32, run: &SeedRun, model: &Model) {
                  (select reading, step, first_sum_nats[c.probe + 1], target_sum_nats[c.probe + 1],
                       full_sum_nats[c.probe + 1] from imprint.step_reading s
                   where s.run_id = r.run_id
-                  except all select * from imprint.probe_curve(r.run_id, c.probe))) d
+                  except all select reading, step, first_sum_nats, target_sum_nats, full_sum_nats
+                  from imprint.curve(r.run_id, c.probe))) d
              where r.run_id = $1",
         ),
         (
@@ -189,7 +191,7 @@ async fn compare(db: &TestDb, id: i32, run: &SeedRun, model: &Model) {
                  from imprint.mean_curve m where m.run_id = $1) m
              full join (
                  select arm, depth, swap, step, count(*) as n_probes,
-                     avg(first_mean_nats::float8) as first, avg(target_mean_nats) as target,
+                     avg(first_mean_nats) as first, avg(target_mean_nats) as target,
                      avg(full_mean_nats) as full
                  from imprint.reading where run_id = $1 group by arm, depth, swap, step) r
              using (arm, depth, swap, step)

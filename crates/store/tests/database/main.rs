@@ -1,5 +1,6 @@
 //! Every query against a real Postgres.
 
+mod analysis;
 mod derived;
 mod embedded;
 mod histories;
@@ -8,6 +9,7 @@ mod migrations;
 mod results;
 mod roles;
 mod schema;
+mod sql;
 
 use imprint_core::{StepReadings, UpdateStats};
 use imprint_store::Store;

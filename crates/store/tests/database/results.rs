@@ -73,7 +73,9 @@ async fn what_was_measured_comes_out_again() {
                 };
                 assert_eq!(nats, f64::from(sum) / f64::from(probe.n_tokens(span)));
             }
-            let alone = results::trajectory(store, id, probe, span).await.unwrap();
+            let alone = results::trajectory(store, id, probe.probe, span)
+                .await
+                .unwrap();
             assert_eq!(&alone, trajectory);
         }
         let of_held_out = means

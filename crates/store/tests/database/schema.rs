@@ -2,20 +2,37 @@ use imprint_testkit::{SeedRun, TestDb, seed_run};
 
 /// People read the schema with `\d+`.
 #[tokio::test]
-async fn every_table_view_and_function_says_what_it_is() {
+async fn everything_that_people_see_says_what_it_is() {
     let db = TestDb::start().await;
     let silent: Vec<String> = sqlx::query_scalar(
         "select c.relname::text from pg_class c
          where c.relnamespace = 'imprint'::regnamespace and c.relkind in ('r', 'p', 'v')
              and obj_description(c.oid, 'pg_class') is null
          union all
-         select proname::text from pg_proc
+         select c.relname || '.' || a.attname from pg_class c
+         join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+         where c.relnamespace = 'imprint'::regnamespace and c.relkind in ('r', 'p', 'v')
+             and not c.relispartition and col_description(c.oid, a.attnum) is null
+         union all
+         select oid::regprocedure::text from pg_proc
          where pronamespace = 'imprint'::regnamespace and obj_description(oid, 'pg_proc') is null",
     )
     .fetch_all(db.store.pool())
     .await
     .unwrap();
     assert_eq!(silent, Vec::<String>::new());
+    // The unit is in the name, and in words beside it.
+    let unitless: Vec<String> = sqlx::query_scalar(
+        r"select c.relname || '.' || a.attname from pg_class c
+         join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+         where c.relnamespace = 'imprint'::regnamespace and c.relkind in ('r', 'p', 'v')
+             and not c.relispartition and a.attname like '%\_nats'
+             and col_description(c.oid, a.attnum) !~ '\mnats\M'",
+    )
+    .fetch_all(db.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(unitless, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -12,17 +12,18 @@ use crate::place::Place;
 
 /// Open the database in psql, or answer one query.
 ///
-/// Start with the views, which are made for people: `imprint.run_summary` (a row a run),
-/// `imprint.mean_curve` (means over probes), `imprint.reading` (a row for every run, step and
-/// probe, with its log-probability in nats) and `imprint.step_stats` (a row an update); `\d+
-/// imprint.reading` explains the columns.
+/// Start with the views and functions, which are made for people: `imprint.run_summary` (a row a
+/// run), `imprint.mean_curve` (means over probes), `imprint.curve(run, probe)` (one probe over
+/// time), `imprint.effectivity`, `imprint.retainability`, `imprint.decay_fit` and
+/// `imprint.learnability_threshold`. docs/sql.md has an example of each; `\d+ imprint.effectivity`
+/// explains the columns.
 ///
 /// The session is the role imprint_reader's: it reads everything, changes nothing, and gives a
 /// query up after five minutes (`set statement_timeout = 0` if it may take longer). `--write` lets
 /// it do all that the database's own role may.
 ///
-/// Example: `imprint sql -c "select step, target_mean_nats from imprint.reading
-/// where run = 'mine/late-once-b32-s0' and probe = 3 order by step"`
+/// Example: `imprint sql -c "select step, target_mean_nats
+/// from imprint.curve('mine/late-once-b32-s0', 3)"`
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Arguments {

@@ -6,15 +6,17 @@
 //!
 //! Writes the runs (20, of 3,000 updates) through the ingest writer into a private Postgres, then
 //! asks each query several times, one process and no parallel workers, and prints the least time
-//! until the server has every column of every row.
-//! Beside it stands how long the same machine takes, then and there, to scan one run's readings.
+//! in which the server computed every column of every row.
+//! Beside it stand the processor time, and that divided by the processor time of a scan of one run's
+//! readings in between: machines differ, and others may work beside this.
 
 use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use imprint_core::{Arm, ArmSteps, ArmText, FactRange, Placement, Probe, Scenario, Span, Stagger};
 use imprint_testkit::{Study, TestDb};
-use sqlx::{Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 /// arXiv 2406.11813 §3: 130 facts, ten of them held out, five probes of each of three depths.
 const N_FACTS: u32 = 130;
@@ -141,24 +143,32 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut connection = db.store.pool().acquire().await?;
     connection.execute("vacuum analyze").await?;
     connection
-        .execute("set max_parallel_workers_per_gather = 0")
+        .execute("set max_parallel_workers_per_gather = 0; set cursor_tuple_fraction = 1")
         .await?;
-    println!("| query | rows | ms | wanted | scans of one run |\n|---|---|---|---|---|");
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut *connection)
+        .await?;
+    let server = PathBuf::from(format!("/proc/{pid}/schedstat"));
+    println!(
+        "| query | rows | wanted ms | wall ms | processor ms | scans of one run |\n\
+         |---|---|---|---|---|---|"
+    );
     for question in &QUESTIONS {
-        let (mut least, mut scan, mut n_rows) = (Duration::MAX, Duration::MAX, 0);
-        for _ in 0..REPETITIONS {
-            scan = scan.min(timed(&mut connection, SCAN).await?.0);
-            let (time, n) = timed(&mut connection, question.sql).await?;
-            (least, n_rows) = (least.min(time), n);
+        let mut scan = cost(&mut connection, &server, SCAN).await?;
+        let mut least = cost(&mut connection, &server, question.sql).await?;
+        for _ in 1..REPETITIONS {
+            scan = scan.least(cost(&mut connection, &server, SCAN).await?);
+            least = least.least(cost(&mut connection, &server, question.sql).await?);
         }
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
         println!(
-            "| {} | {n_rows} | {:.1} | {} | {:.2} |",
+            "| {} | {} | {} | {:.1} | {:.1} | {:.2} |",
             question.name,
-            least.as_secs_f64() * 1e3,
-            question
-                .wanted_ms
-                .map_or("–".to_owned(), |ms| ms.to_string()),
-            least.as_secs_f64() / scan.as_secs_f64(),
+            least.n_rows,
+            question.wanted_ms.map_or("–".to_owned(), |n| n.to_string()),
+            ms(least.wall),
+            ms(least.processor),
+            ms(least.processor) / ms(scan.processor),
         );
     }
 
@@ -180,13 +190,44 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// How long the server takes for all columns of a query's rows, and how many there are; they stay
-/// there.
-async fn timed(db: &mut PgConnection, sql: &str) -> Result<(Duration, i64), sqlx::Error> {
-    let counted = format!("select count(x) from ({sql}) x");
-    let started = Instant::now();
-    let n_rows = sqlx::query_scalar(sqlx::AssertSqlSafe(counted))
-        .fetch_one(db)
-        .await?;
-    Ok((started.elapsed(), n_rows))
+/// What a query costs the server.
+#[derive(Clone, Copy)]
+struct Cost {
+    wall: Duration,
+    /// Processor time of the connection's server process, which others' work does not add to.
+    processor: Duration,
+    n_rows: u64,
+}
+
+impl Cost {
+    fn least(self, other: Self) -> Self {
+        Self {
+            wall: self.wall.min(other.wall),
+            processor: self.processor.min(other.processor),
+            n_rows: other.n_rows,
+        }
+    }
+}
+
+/// What it costs to compute every column of every row; the rows stay in the server.
+async fn cost(db: &mut PgConnection, server: &Path, sql: &str) -> Result<Cost, Box<dyn Error>> {
+    let mut tx = db.begin().await?;
+    let declare = format!("declare answer no scroll cursor for {sql}");
+    let (started, used) = (Instant::now(), processor_time(server)?);
+    tx.execute(sqlx::AssertSqlSafe(declare)).await?;
+    let moved = tx.execute("move all in answer").await?;
+    let cost = Cost {
+        wall: started.elapsed(),
+        processor: processor_time(server)? - used,
+        n_rows: moved.rows_affected(),
+    };
+    tx.rollback().await?;
+    Ok(cost)
+}
+
+/// The first number of `/proc/<pid>/schedstat`: nanoseconds on a processor.
+fn processor_time(schedstat: &Path) -> Result<Duration, Box<dyn Error>> {
+    let text = std::fs::read_to_string(schedstat)?;
+    let nanoseconds = text.split_whitespace().next().ok_or("empty schedstat")?;
+    Ok(Duration::from_nanos(nanoseconds.parse()?))
 }

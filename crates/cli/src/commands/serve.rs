@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::up::Local;
+use crate::analyst;
 use crate::database::Database;
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
@@ -31,7 +32,8 @@ pub(crate) enum Role {
         #[command(flatten)]
         watched: Watched,
     },
-    /// Take experiments, and start, watch and retry the trainers of their runs.
+    /// Take experiments, start, watch and retry the trainers of their runs, and fit what complete
+    /// runs show.
     ///
     /// Trainers deliver to the address that `--metrics` (or IMPRINT_METRICS) names.
     Orchestrator {
@@ -99,9 +101,13 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outco
                     limits: imprint_orchestrator::Limits::default(),
                     vitals: vitals.clone(),
                 };
-                imprint_orchestrator::serve(config, store, stop.cancelled())
-                    .await
-                    .map_err(Failure::doing("the orchestrator"))
+                let analyst = {
+                    let (store, stop) = (store.clone(), stop.clone());
+                    tokio::spawn(async move { analyst::serve(&store, stop).await })
+                };
+                let served = imprint_orchestrator::serve(config, store, stop.cancelled()).await;
+                analyst.abort();
+                served.map_err(Failure::doing("the orchestrator"))
             }
         }
     };

@@ -47,19 +47,20 @@ async fn analyse_wanting(
         if left_alone.contains(&label) {
             continue;
         }
-        let analysed = async {
-            for record in readings::complete(store, &label).await? {
-                analyse_run(store, &record, Span::Target, settings).await?;
-            }
-            Ok(())
-        };
-        match analysed.await {
+        match analyse_labelled(store, &label, settings).await {
             Err(failure) if failure.kind() != Kind::Unreachable => {
                 tracing::warn!("run {label} cannot be analysed: {failure}");
                 left_alone.insert(label);
             }
             analysed => analysed?,
         }
+    }
+    Ok(())
+}
+
+async fn analyse_labelled(store: &Store, label: &str, settings: &Settings) -> Result<(), Failure> {
+    for record in readings::complete(store, label).await? {
+        analyse_run(store, &record, Span::Target, settings).await?;
     }
     Ok(())
 }

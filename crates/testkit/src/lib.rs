@@ -7,12 +7,12 @@ mod database;
 mod process;
 mod proxy;
 mod seed;
-mod tmpfs;
 mod study;
+mod tmpfs;
 
 pub use database::TestDb;
 pub use process::{ChildGuard, bin, free_port, http_get, wait_until};
 pub use proxy::{Proxy, Weather};
 pub use seed::{SeedRun, begin_attempt, seed_run};
-pub use tmpfs::Tmpfs;
 pub use study::Study;
+pub use tmpfs::Tmpfs;

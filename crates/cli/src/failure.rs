@@ -90,9 +90,9 @@ impl From<imprint_store::Error> for Failure {
         let message = one_line(&error);
         let kind = match error {
             _ if error.is_unavailable() => Kind::Unreachable,
-            imprint_store::Error::Url { .. } | imprint_store::Error::NotFound { .. } => {
-                Kind::BadInput
-            }
+            imprint_store::Error::Url { .. }
+            | imprint_store::Error::NotFound { .. }
+            | imprint_store::Error::Invalid { .. } => Kind::BadInput,
             _ => Kind::Failed,
         };
         Self::new(kind, message)

@@ -1,5 +1,8 @@
 //! What can go wrong in the database, and whether trying again later may help.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use sqlx::error::ErrorKind;
 
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,13 @@ pub enum Error {
     /// What is stored is not what this version of the program writes.
     #[error("{what} is not what it should be: {problem}")]
     Corrupt { what: String, problem: String },
+    #[error("{doing} {path}")]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("there is no {what}")]
     NotFound { what: String },
     #[error("{field}: {problem}")]
@@ -58,6 +68,15 @@ impl Error {
     pub fn doing(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Query {
             doing: what.into(),
+            source,
+        }
+    }
+
+    /// For `map_err`: what was being done to a file.
+    pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File {
+            doing,
+            path: path.to_owned(),
             source,
         }
     }

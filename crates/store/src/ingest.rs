@@ -248,11 +248,20 @@ impl Writer {
     /// When this returns, everything below the cursors is on the disk.
     ///
     /// # Errors
-    /// [`Error::StaleAttempt`] when another attempt has opened the stream since.
+    /// [`Error::StaleAttempt`] when another attempt has opened the stream since;
+    /// [`Error::NotFound`] when the run was dropped.
     pub async fn append(&self, batch: &[Message]) -> Result<Appended, Error> {
         let doing = || Error::doing(format!("store readings of run {}", self.run_id));
         let mut tx = self.store.pool().begin().await.map_err(doing())?;
-        let (opened_by, stored) = self.lock_head(&mut tx).await.map_err(doing())?;
+        let (opened_by, stored) = match self.lock_head(&mut tx).await {
+            // Dropped since.
+            Err(sqlx::Error::RowNotFound) => {
+                return Err(Error::NotFound {
+                    what: format!("run {}", self.run_id),
+                });
+            }
+            head => head.map_err(doing())?,
+        };
         if opened_by != self.attempt {
             return Err(Error::StaleAttempt {
                 run: self.run_id,

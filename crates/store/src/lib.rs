@@ -5,6 +5,7 @@
 //! (docs/adr/0002-storage-layout.md); each one is run by a test against a real Postgres.
 
 pub mod analysis;
+pub mod archive;
 pub mod derived;
 pub mod embedded;
 mod error;

@@ -4,6 +4,7 @@
 //! Everything here panics when it fails, with what it was doing: it is for tests only.
 
 mod database;
+mod many_runs;
 mod process;
 mod proxy;
 mod seed;
@@ -11,6 +12,7 @@ mod study;
 mod tmpfs;
 
 pub use database::TestDb;
+pub use many_runs::{ManyRuns, ManyRunsReport, QueryCost};
 pub use process::{ChildGuard, bin, free_port, http_get, wait_until};
 pub use proxy::{Proxy, Weather};
 pub use seed::{SeedRun, begin_attempt, seed_run};

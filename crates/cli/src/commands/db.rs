@@ -1,7 +1,9 @@
 //! `imprint db`: looking after what is stored.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use imprint_store::archive::{self, Sure};
 use imprint_store::{Store, derived};
 
 use super::tell;
@@ -9,7 +11,7 @@ use crate::database::Database;
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
 
-/// Look after the database: its schema, its derived tables.
+/// Look after the database: its schema, its derived tables, runs to put away.
 ///
 /// Works on DATABASE_URL or the private cluster, with or without the services running.
 ///
@@ -27,6 +29,44 @@ pub(crate) enum Command {
     ///
     /// May run while runs are written: who writes the run at hand waits for the moment.
     Rebuild(Which),
+    /// Write all that is stored of a run to a directory of Parquet files with a manifest.
+    ///
+    /// The run must have ended, and stays. Its saved states and logs are files of their own in the
+    /// data directory and no part of it.
+    Archive {
+        /// The run (`experiment/cell`).
+        run: String,
+        /// The directory to make.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Remove a run from the database, with all that is stored of it.
+    ///
+    /// The run must have ended. With `--archive`, only if that archive holds exactly what is stored.
+    /// The database then has never heard of the run: an experiment that is submitted again runs it
+    /// again. Files in the data directory (saved states, logs) stay.
+    Drop(Drop),
+    /// Bring an archived run back, under the same identity, bit for bit.
+    Restore {
+        /// What `imprint db archive` wrote.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "sure", required = true, multiple = false, args = ["archive", "yes"])]
+pub(crate) struct Drop {
+    /// The run (`experiment/cell`).
+    run: String,
+    /// Its archive, which is compared with what is stored first.
+    #[arg(long, value_name = "DIR")]
+    archive: Option<PathBuf>,
+    /// Without an archive: what is stored is lost.
+    #[arg(long)]
+    yes: bool,
+    /// Even if other runs start from it; they stay, and refer to it again when it is restored.
+    #[arg(long)]
+    detach: bool,
 }
 
 /// One run or all.
@@ -71,8 +111,43 @@ async fn dispatch(store: &Store, command: Command) -> Outcome {
                 run_ids.len()
             ))?;
         }
+        Command::Archive { run, out } => archive_run(store, &run, &out).await?,
+        Command::Drop(arguments) => drop_run(store, arguments).await?,
+        Command::Restore { dir } => {
+            let restored = archive::restore(store, &dir).await?;
+            tell(format_args!(
+                "{}  run {}  {} rows, {} readings restored",
+                restored.run.label, restored.run.run_id, restored.n_rows, restored.n_readings
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn archive_run(store: &Store, run: &str, out: &Path) -> Result<(), Failure> {
+    let manifest = archive::archive(store, run_id(store, run).await?, out).await?;
+    let n_rows: u64 = manifest.tables.iter().map(|t| t.n_rows).sum();
+    let n_bytes: u64 = manifest.tables.iter().map(|t| t.file_bytes).sum();
+    tell(format_args!(
+        "{run}  {n_rows} rows  {:.1} MB  {}",
+        n_bytes as f64 / 1e6,
+        out.display()
+    ))
+}
+
+async fn drop_run(store: &Store, arguments: Drop) -> Result<(), Failure> {
+    let run = arguments.run;
+    let sure = arguments
+        .archive
+        .as_deref()
+        .map_or(Sure::Yes, Sure::Archived);
+    let run_id = run_id(store, &run).await?;
+    let dropped = archive::drop_run(store, run_id, sure, arguments.detach).await?;
+    tell(format_args!("{run}  {} rows dropped", dropped.n_rows))?;
+    for label in dropped.detached {
+        tell(format_args!("{label}  refers to it no longer"))?;
+    }
+    Ok(())
 }
 
 async fn check(store: &Store, which: &Which) -> Outcome {

@@ -1,10 +1,12 @@
 //! Every query against a real Postgres.
 
 mod analysis;
+mod archive;
 mod derived;
 mod embedded;
 mod histories;
 mod ingest;
+mod many_runs;
 mod migrations;
 mod results;
 mod roles;

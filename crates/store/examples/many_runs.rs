@@ -82,7 +82,7 @@ async fn put_away(db: &TestDb) {
             probes_per_fact: PROBES_PER_FACT,
             swap: false,
             n_updates: N_READINGS - 1,
-            read_every: 1,
+            ..SeedRun::default()
         };
         let run_id = seed_run(store, &run).await;
         let (took, ()) = timed(measure(store, run_id, &run)).await;

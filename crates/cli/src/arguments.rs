@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    analyze, cancel, db, demo, doctor, figure, import, list, results, retry, serve, sql, status,
-    submit, take, up, verify, watch,
+    analyze, cancel, db, demo, doctor, export, figure, import, list, results, retry, serve, sql,
+    status, submit, take, up, verify, watch,
 };
 use crate::place::Place;
 
@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Analyze(analyze::Arguments),
     Figure(figure::Arguments),
     Take(take::Arguments),
+    Export(export::Arguments),
     Import(import::Arguments),
     Verify(verify::Arguments),
     Sql(sql::Arguments),

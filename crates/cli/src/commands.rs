@@ -5,6 +5,7 @@ pub(crate) mod cancel;
 pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod export;
 pub(crate) mod figure;
 pub(crate) mod import;
 pub(crate) mod list;
@@ -36,7 +37,12 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         command,
     } = arguments;
     let services = matches!(command, Command::Up(_) | Command::Serve(_));
-    telemetry.start(if services { "info,sqlx=warn" } else { "warn" })?;
+    // To sqlx a statement whose rows are written to a file one by one is a slow one.
+    telemetry.start(if services {
+        "info,sqlx=warn"
+    } else {
+        "warn,sqlx=error"
+    })?;
     match command {
         Command::Up(arguments) => up::run(&place, &telemetry, arguments).await,
         Command::Serve(role) => serve::run(&place, &telemetry, role).await,
@@ -50,6 +56,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Analyze(arguments) => analyze::run(&place, arguments).await,
         Command::Figure(arguments) => figure::run(&place, arguments).await,
         Command::Take(arguments) => take::run(&place, arguments).await,
+        Command::Export(arguments) => export::run(&place, arguments).await,
         Command::Import(arguments) => import::run(&place, arguments).await,
         Command::Verify(arguments) => verify::run(&place, arguments).await,
         Command::Db(command) => db::run(&place, command).await,

@@ -5,10 +5,12 @@ mod arguments;
 mod client;
 mod commands;
 mod database;
+mod export;
 mod failure;
 mod place;
 mod progress;
 mod readings;
+mod reference_log;
 mod system;
 mod table;
 

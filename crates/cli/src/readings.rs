@@ -62,7 +62,6 @@ pub(crate) async fn run_data(
     span: Span,
 ) -> Result<RunData, Error> {
     let run_id = record.run_id;
-    let identity = &record.spec.identity;
     let mut exposure_steps: BTreeMap<FactId, Vec<u32>> = BTreeMap::new();
     for injection in results::injections(store, run_id).await? {
         exposure_steps
@@ -100,11 +99,11 @@ pub(crate) async fn run_data(
     Ok(RunData {
         label: record.label.clone(),
         checkpoint: checkpoint(record),
-        scenario: identity.scenario_name.clone(),
-        batch_size: identity.batch_size,
-        seed: identity.seed,
+        scenario: record.scenario_name.clone(),
+        batch_size: record.batch_size,
+        seed: record.seed,
         n_updates: record.n_updates,
-        tokens_per_step: u64::from(identity.batch_size) * u64::from(identity.seq_len),
+        tokens_per_step: u64::from(record.batch_size) * u64::from(record.seq_len),
         span,
         facts,
         probes: series.collect(),
@@ -113,14 +112,13 @@ pub(crate) async fn run_data(
 
 /// The checkpoint's name: what the label has before scenario, batch size and seed.
 fn checkpoint(record: &RunRecord) -> String {
-    let identity = &record.spec.identity;
     let cell = record
         .label
         .split_once('/')
         .map_or(&*record.label, |(_, cell)| cell);
     let rest = format!(
         "-{}-b{}-s{}",
-        identity.scenario_name, identity.batch_size, identity.seed
+        record.scenario_name, record.batch_size, record.seed
     );
     cell.strip_suffix(&rest).unwrap_or(cell).to_owned()
 }

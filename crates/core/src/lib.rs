@@ -11,6 +11,7 @@
 
 mod experiment;
 mod fact;
+mod imported;
 pub mod learning_rate;
 mod reading;
 mod run;
@@ -25,6 +26,7 @@ pub use experiment::{
 pub use fact::{
     Depth, Fact, FactId, Probe, ProbeControl, ProbeId, ProbeText, Span, TokenizedProbe, probe_set,
 };
+pub use imported::{ImportFormat, ImportSource, ImportedIdentity, ImportedSpec};
 pub use learning_rate::{LearningRate, RateSchedule};
 pub use reading::{ProbeSums, ReadingSteps, StepReadings, Trajectory, UpdateStats};
 pub use run::{

@@ -498,11 +498,16 @@ impl fmt::Display for SpecHash {
 impl RunIdentity {
     /// The hash that identifies the run: over its JSON with object keys in order.
     pub fn hash(&self) -> SpecHash {
-        let json = serde_json::to_value(self).expect("a run's identity is plain data");
-        let mut canonical = String::new();
-        write_canonical(&json, &mut canonical);
-        SpecHash(format!("{:x}", Sha256::digest(canonical)))
+        canonical_hash(self)
     }
+}
+
+/// SHA-256 over the JSON of an identity with object keys in order.
+pub(crate) fn canonical_hash(identity: &impl Serialize) -> SpecHash {
+    let json = serde_json::to_value(identity).expect("a run's identity is plain data");
+    let mut canonical = String::new();
+    write_canonical(&json, &mut canonical);
+    SpecHash(format!("{:x}", Sha256::digest(canonical)))
 }
 
 /// JSON without white space and with keys sorted, whatever order the map type keeps.

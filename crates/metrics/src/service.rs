@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::series::{Pending, Series};
-use crate::status;
+use crate::{queries, status};
 
 /// Messages that one transaction takes at most.
 const MAX_BATCH: usize = 16;
@@ -88,6 +88,54 @@ impl pb::metrics_server::Metrics for Metrics {
             readings_superseded: v.readings_superseded,
             attempts: v.attempts,
         }))
+    }
+
+    async fn list_runs(
+        &self,
+        request: tonic::Request<pb::ListRunsRequest>,
+    ) -> Result<tonic::Response<pb::ListRunsResponse>, Status> {
+        let listed = queries::list_runs(&self.store, request.into_inner()).await?;
+        Ok(tonic::Response::new(listed))
+    }
+
+    async fn list_probes(
+        &self,
+        request: tonic::Request<pb::ListProbesRequest>,
+    ) -> Result<tonic::Response<pb::ListProbesResponse>, Status> {
+        let listed = queries::list_probes(&self.store, request.into_inner()).await?;
+        Ok(tonic::Response::new(listed))
+    }
+
+    async fn list_readings(
+        &self,
+        request: tonic::Request<pb::ListReadingsRequest>,
+    ) -> Result<tonic::Response<pb::ListReadingsResponse>, Status> {
+        let listed = queries::list_readings(&self.store, request.into_inner()).await?;
+        Ok(tonic::Response::new(listed))
+    }
+
+    async fn list_curve_points(
+        &self,
+        request: tonic::Request<pb::ListCurvePointsRequest>,
+    ) -> Result<tonic::Response<pb::ListCurvePointsResponse>, Status> {
+        let listed = queries::list_curve_points(&self.store, request.into_inner()).await?;
+        Ok(tonic::Response::new(listed))
+    }
+
+    async fn list_mean_points(
+        &self,
+        request: tonic::Request<pb::ListMeanPointsRequest>,
+    ) -> Result<tonic::Response<pb::ListMeanPointsResponse>, Status> {
+        let listed = queries::list_mean_points(&self.store, request.into_inner()).await?;
+        Ok(tonic::Response::new(listed))
+    }
+
+    async fn list_updates(
+        &self,
+        request: tonic::Request<pb::ListUpdatesRequest>,
+    ) -> Result<tonic::Response<pb::ListUpdatesResponse>, Status> {
+        let listed = queries::list_updates(&self.store, request.into_inner()).await?;
+        Ok(tonic::Response::new(listed))
     }
 }
 

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use imprint_core::{CheckpointIdentity, ExperimentSpec, ProbeControl, RunSpec, Standing};
+use imprint_core::{CheckpointIdentity, ExperimentSpec, RunSpec, Standing};
 use imprint_data::TrainingData;
 use imprint_proto::pb;
 use imprint_store::Store;
 use imprint_store::runs::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Submission};
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
 use imprint_telemetry::one_line;
@@ -192,7 +191,7 @@ fn validate(
     imprint_data::visit_plans(&specs, |spec, data| {
         let set = probe_set(data);
         let probe_set = probe_sets
-            .entry(set.sha256.clone())
+            .entry(set.sha256().to_owned())
             .or_insert_with(|| Arc::new(set));
         let run = NewRun {
             hash: spec.identity.hash(),
@@ -229,35 +228,13 @@ fn parent_run_id(spec: &RunSpec, parents: &BTreeMap<String, KnownRun>) -> Option
 }
 
 fn probe_set(data: &TrainingData) -> NewProbeSet {
-    let mut digest = Sha256::new();
     let probes = data.probes().iter().zip(data.tokenized_probes());
-    let probes = probes.map(|(probe, tokens)| {
-        let probe = NewProbe {
-            probe: probe.clone(),
-            n_target_tokens: tokens.n_target_tokens as u32,
-            n_full_tokens: tokens.n_full_tokens() as u32,
-        };
-        digest.update(line(&probe));
-        probe
+    let probes = probes.map(|(probe, tokens)| NewProbe {
+        probe: probe.clone(),
+        n_target_tokens: tokens.n_target_tokens as u32,
+        n_full_tokens: tokens.n_full_tokens() as u32,
     });
-    let probes: Vec<NewProbe> = probes.collect();
-    NewProbeSet {
-        sha256: format!("{:x}", digest.finalize()),
-        probes,
-    }
-}
-
-/// What makes a probe this one and no other, on a line of its own.
-fn line(probe: &NewProbe) -> String {
-    let p = &probe.probe;
-    let swap = match p.control {
-        ProbeControl::Own => None,
-        ProbeControl::Swap { other } => Some(other.0),
-    };
-    let counts = (probe.n_target_tokens, probe.n_full_tokens);
-    let depth = p.depth.as_str();
-    serde_json::json!([p.fact.0, depth, p.ordinal, swap, p.prompt, p.target, counts]).to_string()
-        + "\n"
+    NewProbeSet::new(probes.collect())
 }
 
 fn describe(run: &NewRun, data: &TrainingData) -> pb::SubmittedRun {
@@ -274,7 +251,7 @@ fn describe(run: &NewRun, data: &TrainingData) -> pb::SubmittedRun {
         new: false,
         n_updates,
         n_readings: run.reading_steps.len() as u32,
-        n_probes: run.probe_set.probes.len() as u32,
+        n_probes: run.probe_set.probes().len() as u32,
         n_tokens: u64::from(n_updates) * batch_tokens,
         max_injected_share: most_injected.unwrap_or(0) as f32 / batch_tokens as f32,
     }

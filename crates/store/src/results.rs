@@ -1,11 +1,10 @@
 //! What was measured, for those who make sense of it.
 
 use futures::TryStreamExt as _;
-use imprint_core::{Depth, FactId, ProbeId, RunSpec, Span, Trajectory, UpdateStats};
-use sqlx::types::Json;
+use imprint_core::{Depth, FactId, ProbeId, Span, Trajectory, UpdateStats};
 
 use crate::runs::RunState;
-use crate::{Error, Store};
+use crate::{Error, Store, export};
 
 /// A run of an experiment.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,8 +12,13 @@ pub struct RunRecord {
     pub run_id: i32,
     /// The run's name in the experiment asked for.
     pub label: String,
-    pub spec: RunSpec,
     pub state: RunState,
+    pub scenario_name: String,
+    pub batch_size: u32,
+    pub seq_len: u32,
+    pub seed: u64,
+    /// Updates that the checkpoint has seen; `None` until the first attempt settled it.
+    pub first_global_step: Option<u64>,
     pub n_updates: u32,
     /// The steps at which all probes are read.
     pub reading_steps: Vec<u32>,
@@ -94,19 +98,16 @@ pub async fn runs(store: &Store, experiment: &str) -> Result<Vec<RunRecord>, Err
             what: format!("experiment `{experiment}`"),
         });
     }
-    type Row = (
-        i32,
-        String,
-        Json<RunSpec>,
-        RunState,
-        i32,
-        Vec<i32>,
-        i32,
-        i32,
-    );
-    let rows: Vec<Row> = sqlx::query_as(
-        "select r.run_id, e.label, r.spec, r.state, r.n_updates, r.reading_steps,
-             coalesce(h.next_reading, 0), coalesce(h.next_update, 0)
+    let rows: Vec<RunRow> = sqlx::query_as(
+        "select r.run_id, e.label, r.state, r.spec #>> '{identity,scenario_name}' as scenario_name,
+             (r.spec #>> '{identity,batch_size}')::int8 as batch_size,
+             (r.spec #>> '{identity,seq_len}')::int8 as seq_len,
+             r.spec #>> '{identity,seed}' as seed,
+             coalesce(r.settled ->> 'first_global_step',
+                      r.spec #>> '{identity,first_global_step}')::int8 as first_global_step,
+             r.n_updates, r.reading_steps,
+             coalesce(h.next_reading, 0) as n_readings_stored,
+             coalesce(h.next_update, 0) as n_updates_stored
          from imprint.experiment x
          join imprint.experiment_run e using (experiment_id)
          join imprint.run r using (run_id)
@@ -117,18 +118,57 @@ pub async fn runs(store: &Store, experiment: &str) -> Result<Vec<RunRecord>, Err
     .fetch_all(store.pool())
     .await
     .map_err(doing())?;
-    let record =
-        |(run_id, label, Json(spec), state, updates, steps, reading, update): Row| RunRecord {
-            run_id,
-            label,
-            spec,
-            state,
-            n_updates: updates as u32,
-            reading_steps: steps.into_iter().map(|s| s as u32).collect(),
-            n_readings_stored: reading as u32,
-            n_updates_stored: update as u32,
+    rows.into_iter().map(RunRecord::try_from).collect()
+}
+
+#[derive(sqlx::FromRow)]
+struct RunRow {
+    run_id: i32,
+    label: String,
+    state: RunState,
+    scenario_name: Option<String>,
+    batch_size: Option<i64>,
+    seq_len: Option<i64>,
+    /// As text: it may be beyond what Postgres' integers hold.
+    seed: Option<String>,
+    first_global_step: Option<i64>,
+    n_updates: i32,
+    reading_steps: Vec<i32>,
+    n_readings_stored: i32,
+    n_updates_stored: i32,
+}
+
+impl TryFrom<RunRow> for RunRecord {
+    type Error = Error;
+
+    fn try_from(row: RunRow) -> Result<Self, Error> {
+        let corrupt = |key: &str| Error::Corrupt {
+            what: format!("the configuration of run {}", row.label),
+            problem: format!("`identity.{key}` is not there or of another kind"),
         };
-    Ok(rows.into_iter().map(record).collect())
+        let count = |key: &str, value: Option<i64>| {
+            let value = value.and_then(|v| u32::try_from(v).ok());
+            value.ok_or_else(|| corrupt(key))
+        };
+        let seed = row.seed.as_ref().and_then(|seed| seed.parse().ok());
+        Ok(Self {
+            run_id: row.run_id,
+            state: row.state,
+            batch_size: count("batch_size", row.batch_size)?,
+            seq_len: count("seq_len", row.seq_len)?,
+            seed: seed.ok_or_else(|| corrupt("seed"))?,
+            scenario_name: row
+                .scenario_name
+                .clone()
+                .ok_or_else(|| corrupt("scenario_name"))?,
+            first_global_step: row.first_global_step.map(|s| s as u64),
+            n_updates: row.n_updates as u32,
+            reading_steps: row.reading_steps.iter().map(|&s| s as u32).collect(),
+            n_readings_stored: row.n_readings_stored as u32,
+            n_updates_stored: row.n_updates_stored as u32,
+            label: row.label,
+        })
+    }
 }
 
 /// In which arm a run shows each fact, by fact.
@@ -172,8 +212,7 @@ pub async fn injections(store: &Store, run_id: i32) -> Result<Vec<InjectionRecor
 
 /// A run's probes, in the order of the values of its readings.
 pub async fn probes(store: &Store, run_id: i32) -> Result<Vec<ProbeRecord>, Error> {
-    type Row = (i32, i32, i16, i16, Option<i32>, String, String, i32, i32);
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<ProbeRow> = sqlx::query_as(
         "select p.probe, p.fact, p.depth, p.ordinal, p.swap_fact, p.prompt, p.target,
              p.n_target_tokens, p.n_full_tokens
          from imprint.run r join imprint.probe p using (probe_set_id)
@@ -183,23 +222,38 @@ pub async fn probes(store: &Store, run_id: i32) -> Result<Vec<ProbeRecord>, Erro
     .fetch_all(store.pool())
     .await
     .map_err(Error::doing(format!("look up the probes of run {run_id}")))?;
-    rows.into_iter()
-        .map(
-            |(probe, fact, depth, ordinal, swap, prompt, target, n_target, n_full)| {
-                Ok(ProbeRecord {
-                    probe: ProbeId(probe as u32),
-                    fact: FactId(fact as u32),
-                    depth: self::depth(depth)?,
-                    ordinal: ordinal as u16,
-                    swap_fact: swap.map(|f| FactId(f as u32)),
-                    prompt,
-                    target,
-                    n_target_tokens: n_target as u32,
-                    n_full_tokens: n_full as u32,
-                })
-            },
-        )
-        .collect()
+    rows.into_iter().map(ProbeRecord::try_from).collect()
+}
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct ProbeRow {
+    probe: i32,
+    fact: i32,
+    depth: i16,
+    ordinal: i16,
+    swap_fact: Option<i32>,
+    prompt: String,
+    target: String,
+    n_target_tokens: i32,
+    n_full_tokens: i32,
+}
+
+impl TryFrom<ProbeRow> for ProbeRecord {
+    type Error = Error;
+
+    fn try_from(row: ProbeRow) -> Result<Self, Error> {
+        Ok(Self {
+            probe: ProbeId(row.probe as u32),
+            fact: FactId(row.fact as u32),
+            depth: depth(row.depth)?,
+            ordinal: row.ordinal as u16,
+            swap_fact: row.swap_fact.map(|f| FactId(f as u32)),
+            prompt: row.prompt,
+            target: row.target,
+            n_target_tokens: row.n_target_tokens as u32,
+            n_full_tokens: row.n_full_tokens as u32,
+        })
+    }
 }
 
 /// One trajectory of ℓ a probe, in the order of `probes`, which are all those of the run.
@@ -271,38 +325,7 @@ pub async fn trajectory(
 
 /// The statistics of a run's updates, by step.
 pub async fn update_stats(store: &Store, run_id: i32) -> Result<Vec<UpdateStats>, Error> {
-    type Row = (i32, i32, f64, f64, f64, f64, i32, i32, f32);
-    let rows: Vec<Row> = sqlx::query_as(
-        "select step, attempt, loss_nats, learning_rate, grad_norm, update_norm, n_tokens,
-             n_injected_tokens, duration_ms
-         from imprint.update_stats where run_id = $1 order by step",
-    )
-    .bind(run_id)
-    .fetch_all(store.pool())
-    .await
-    .map_err(Error::doing(format!("fetch the updates of run {run_id}")))?;
-    let update = |(
-        step,
-        attempt,
-        loss_nats,
-        learning_rate,
-        grad_norm,
-        update_norm,
-        n,
-        injected,
-        ms,
-    ): Row| UpdateStats {
-        step: step as u32,
-        measured_by: attempt as u32,
-        loss_nats,
-        learning_rate,
-        grad_norm,
-        update_norm,
-        n_tokens: n as u32,
-        n_injected_tokens: injected as u32,
-        duration_ms: ms,
-    };
-    Ok(rows.into_iter().map(update).collect())
+    export::updates(store, run_id).try_collect().await
 }
 
 /// A run's means over probes of ℓ, one curve for each arm, depth and control.
@@ -341,7 +364,7 @@ pub async fn mean_curves(store: &Store, run_id: i32, span: Span) -> Result<Vec<M
         .collect()
 }
 
-fn depth(number: i16) -> Result<Depth, Error> {
+pub(crate) fn depth(number: i16) -> Result<Depth, Error> {
     usize::try_from(number)
         .ok()
         .and_then(Depth::from_index)

@@ -5,11 +5,13 @@
 //! All times are the database's.
 
 mod attempts;
+mod import;
 mod scheduling;
 mod submission;
 mod views;
 
 pub use attempts::{AttemptEnd, Begin, BegunAttempt, Process, Progress, SavedState, Segment};
+pub use import::{BegunImport, NewImport};
 pub use scheduling::{LastAttempt, Next, OpenRun, OpenRuns, Parent};
 pub use submission::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Refusal, Submission};
 pub use views::{ExperimentSummary, RunView};

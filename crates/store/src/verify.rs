@@ -43,7 +43,9 @@ pub async fn verify(store: &Store, label: &str) -> Result<Verification, Error> {
     let doing = || Error::doing(format!("verify run {label}"));
     type Row = (i32, String, i32, i32, Vec<i32>, i64, i32);
     let run: Option<Row> = sqlx::query_as(
-        "select r.run_id, r.state, p.n_probes, r.n_updates, r.reading_steps,
+        "select r.run_id, r.state, p.n_probes,
+             -- Logs made elsewhere have readings only.
+             case when r.spec ? 'imported' then 0 else r.n_updates end, r.reading_steps,
              (select count(*) from imprint.superseded_reading s where s.run_id = r.run_id),
              coalesce((select max(attempt) from imprint.attempt a where a.run_id = r.run_id), 0)
          from imprint.experiment_run e

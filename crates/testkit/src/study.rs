@@ -111,10 +111,7 @@ impl Study {
                 reading_steps: self.reading_steps.clone(),
                 n_facts: self.facts.len(),
                 schedule: self.schedule(),
-                probe_set: Arc::new(NewProbeSet {
-                    sha256: format!("{:?}", (self.facts.len(), self.swap, &self.label)),
-                    probes: probes.collect(),
-                }),
+                probe_set: Arc::new(NewProbeSet::new(probes.collect())),
                 parent_run_id: None,
             }],
         };

@@ -18,10 +18,9 @@ use crate::place::Place;
 /// `imprint import` delivers what the trainer read; one that was stopped half-way is imported too,
 /// and its run goes on from its last saved state.
 ///
-/// Example:
-///   imprint take mine/late-once-b32-s0 --hours 72 --ticket late.ticket
-///   imprint-trainer run --ticket late.ticket      # on the node
-///   imprint import data/runs/7/attempts/1         # afterwards
+/// Example: `imprint take mine/late-once-b32-s0 --hours 72 --ticket late.ticket`,
+/// on the node `imprint-trainer run --ticket late.ticket`,
+/// and afterwards `imprint import data/runs/7/attempts/1`
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Arguments {

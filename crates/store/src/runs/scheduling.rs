@@ -281,6 +281,8 @@ impl Store {
                  from imprint.experiment_run e join imprint.experiment x using (experiment_id)
                  where r.run_id = any($2) and e.run_id = r.run_id and x.name = $1
                    and r.state in ('failed', 'cancelled')
+                   -- No trainer can make what was measured elsewhere.
+                   and not r.spec ? 'imported'
                  returning e.label",
             )
             .bind(experiment)

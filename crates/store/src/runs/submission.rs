@@ -7,6 +7,7 @@ use imprint_core::{
     CheckpointIdentity, FactId, InjectionText, Probe, ProbeControl, RunIdentity, RunSpec, Schedule,
     Settled, SpecHash, Standing,
 };
+use sha2::{Digest as _, Sha256};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
@@ -38,9 +39,43 @@ pub struct NewRun {
 /// The probes that a run reads; runs share it.
 #[derive(PartialEq)]
 pub struct NewProbeSet {
-    /// Over all probes and their token counts.
-    pub sha256: String,
-    pub probes: Vec<NewProbe>,
+    sha256: String,
+    probes: Vec<NewProbe>,
+}
+
+impl NewProbeSet {
+    pub fn new(probes: Vec<NewProbe>) -> Self {
+        let mut digest = Sha256::new();
+        for probe in &probes {
+            digest.update(line(probe));
+        }
+        Self {
+            sha256: format!("{:x}", digest.finalize()),
+            probes,
+        }
+    }
+
+    /// The hash over all probes and their token counts: sets of one hash are the same.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    pub fn probes(&self) -> &[NewProbe] {
+        &self.probes
+    }
+}
+
+/// What makes a probe this one and no other, on a line of its own.
+fn line(probe: &NewProbe) -> String {
+    let p = &probe.probe;
+    let swap = match p.control {
+        ProbeControl::Own => None,
+        ProbeControl::Swap { other } => Some(other.0),
+    };
+    let counts = (probe.n_target_tokens, probe.n_full_tokens);
+    let depth = p.depth.as_str();
+    serde_json::json!([p.fact.0, depth, p.ordinal, swap, p.prompt, p.target, counts]).to_string()
+        + "\n"
 }
 
 #[derive(PartialEq)]
@@ -118,7 +153,9 @@ impl Store {
         let row: Option<KnownRow> = sqlx::query_as(
             "select r.run_id, r.hash, r.state, r.n_updates, r.spec #> '{saving,keep}',
                     exists (select from imprint.attempt a where a.run_id = r.run_id)
-             from imprint.run r join imprint.experiment_run e using (run_id) where e.label = $1",
+             from imprint.run r join imprint.experiment_run e using (run_id)
+             -- An imported run has no state to start from.
+             where e.label = $1 and not r.spec ? 'imported'",
         )
         .bind(label)
         .fetch_optional(&self.pool)
@@ -362,7 +399,10 @@ async fn keep_more(db: &mut PgConnection, known: &KnownRun, run: &NewRun) -> sql
     Ok(())
 }
 
-async fn insert_probe_set(db: &mut PgConnection, set: &NewProbeSet) -> sqlx::Result<i32> {
+pub(super) async fn insert_probe_set(
+    db: &mut PgConnection,
+    set: &NewProbeSet,
+) -> sqlx::Result<i32> {
     let inserted: Option<i32> = sqlx::query_scalar(
         "insert into imprint.probe_set (sha256, n_probes) values ($1, $2)
          on conflict (sha256) do nothing returning probe_set_id",
@@ -435,7 +475,18 @@ async fn insert_run(db: &mut PgConnection, run: &NewRun, probe_set_id: i32) -> s
     .fetch_one(&mut *db)
     .await?;
 
-    let names = run.schedule.arms();
+    insert_plan(db, run_id, &run.schedule, run.n_facts).await?;
+    Ok(run_id)
+}
+
+/// What a run shows and when, and room for its readings.
+pub(super) async fn insert_plan(
+    db: &mut PgConnection,
+    run_id: i32,
+    schedule: &Schedule,
+    n_facts: usize,
+) -> sqlx::Result<()> {
+    let names = schedule.arms();
     let arms: Vec<i16> = (HELD_OUT..names.len() as i16).collect();
     let arm_names: Vec<&str> = std::iter::once("held_out")
         .chain(names.iter().map(String::as_str))
@@ -450,9 +501,9 @@ async fn insert_run(db: &mut PgConnection, run: &NewRun, probe_set_id: i32) -> s
     .execute(&mut *db)
     .await?;
 
-    let injections = run.schedule.injections();
+    let injections = schedule.injections();
     let arm_of: BTreeMap<FactId, i16> = injections.iter().map(|i| (i.fact, i.arm as i16)).collect();
-    let fact_arms: Vec<i16> = (0..run.n_facts as u32)
+    let fact_arms: Vec<i16> = (0..n_facts as u32)
         .map(|fact| arm_of.get(&FactId(fact)).copied().unwrap_or(HELD_OUT))
         .collect();
     sqlx::query(
@@ -498,5 +549,5 @@ async fn insert_run(db: &mut PgConnection, run: &NewRun, probe_set_id: i32) -> s
         .bind(run_id)
         .execute(db)
         .await?;
-    Ok(run_id)
+    Ok(())
 }

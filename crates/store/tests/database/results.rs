@@ -24,7 +24,7 @@ async fn what_was_measured_comes_out_again() {
     assert_eq!(runs.len(), 1);
     assert_eq!((runs[0].run_id, runs[0].label.as_str()), (id, "test/run"));
     assert_eq!((runs[0].state, runs[0].n_updates), (RunState::Queued, 150));
-    assert_eq!(runs[0].spec.identity.scenario_name, "duplication");
+    assert_eq!(runs[0].scenario_name, "duplication");
     assert_eq!(runs[0].reading_steps, run.reading_steps());
     assert_eq!(
         (runs[0].n_readings_stored, runs[0].n_updates_stored),

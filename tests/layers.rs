@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("imprint-core", &[]),
     ("imprint-proto", &["core"]),
-    ("imprint-spool", &["proto"]),
+    ("imprint-spool", &["proto", "telemetry"]),
     ("imprint-store", &["core"]),
     ("imprint-data", &["core"]),
     ("imprint-lm", &["core"]),

@@ -26,6 +26,7 @@ use std::io::{self, Write as _};
 
 use serde::Serialize;
 
+use self::serve::Role;
 use crate::arguments::{Arguments, Command};
 use crate::failure::{Failure, Outcome};
 
@@ -36,13 +37,14 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         telemetry,
         command,
     } = arguments;
-    let services = matches!(command, Command::Up(_) | Command::Serve(_));
-    // To sqlx a statement whose rows are written to a file one by one is a slow one.
-    telemetry.start(if services {
-        "info,sqlx=warn"
-    } else {
-        "warn,sqlx=error"
-    })?;
+    let (service, logged) = match &command {
+        Command::Up(_) => ("imprint", "info,sqlx=warn"),
+        Command::Serve(Role::Metrics { .. }) => ("imprint-metrics", "info,sqlx=warn"),
+        Command::Serve(Role::Orchestrator { .. }) => ("imprint-orchestrator", "info,sqlx=warn"),
+        // To sqlx a statement whose rows are written to a file one by one is a slow one.
+        _ => ("imprint", "warn,sqlx=error"),
+    };
+    let _telling = telemetry.start(service, logged)?;
     match command {
         Command::Up(arguments) => up::run(&place, &telemetry, arguments).await,
         Command::Serve(role) => serve::run(&place, &telemetry, role).await,

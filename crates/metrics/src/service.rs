@@ -9,11 +9,12 @@ use imprint_proto::pb::ingest_request::Message as Request;
 use imprint_proto::pb::ingest_response::Message as Response;
 use imprint_store::Store;
 use imprint_store::ingest::{Appended, Cursors, Message, Writer};
-use imprint_telemetry::one_line;
+use imprint_telemetry::{follow, one_line, step_span};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
+use tracing::{Instrument as _, Span};
 
 use crate::series::{Pending, Series};
 use crate::{queries, status};
@@ -155,6 +156,8 @@ struct Batch {
     messages: Vec<Message>,
     /// Kept until they are answered for.
     pending: Pending,
+    /// Of the traced ones among them: from receipt until they are answered for.
+    spans: Vec<Span>,
     /// How the stream ends after them, if it does.
     end: Option<Result<(), Status>>,
 }
@@ -174,21 +177,41 @@ impl Stream {
     /// Nothing is read while a commit is under way: the queue is the window of the HTTP/2 stream,
     /// and when that is full the trainer's messages wait in its spool.
     async fn take_in(&mut self) -> Result<(), Status> {
-        let Some((writer, attempt, mut cursors)) = self.open().await? else {
+        let Some((writer, open, cursors)) = self.open().await? else {
             return Ok(());
         };
+        let (run_id, attempt) = (open.run_id, open.attempt);
+        let span = tracing::info_span!("stream", run_id, attempt);
+        self.commit(&writer, attempt, cursors)
+            .instrument(span)
+            .await
+    }
+
+    async fn commit(
+        &mut self,
+        writer: &Writer,
+        attempt: u32,
+        mut cursors: Cursors,
+    ) -> Result<(), Status> {
         loop {
             let batch = self.queued().await;
             if !batch.messages.is_empty() {
                 let began = Instant::now();
+                let n_messages = batch.messages.len();
+                // A trace is whole by itself: each has the commit that it shares with others.
+                let commits = batch.spans.iter();
+                let commits: Vec<_> = commits
+                    .map(|span| step_span!(parent: span, "commit", n_messages))
+                    .collect();
                 let appended = within_limit(writer.append(&batch.messages)).await?;
+                drop(commits);
                 self.series
                     .committed(began.elapsed(), &batch.messages, cursors, appended.cursors);
                 cursors = appended.cursors;
                 self.acknowledge(attempt, &appended).await;
-                drop(batch.pending);
+                drop((batch.pending, batch.spans));
                 if let Some(refusal) = appended.refused {
-                    tracing::warn!(attempt, %refusal, "a trainer's message was refused");
+                    tracing::warn!(%refusal, "a trainer's message was refused");
                     return Err(status::from_refusal(&refusal));
                 }
             }
@@ -198,7 +221,7 @@ impl Stream {
         }
     }
 
-    async fn open(&mut self) -> Result<Option<(Writer, u32, Cursors)>, Status> {
+    async fn open(&mut self) -> Result<Option<(Writer, pb::Open, Cursors)>, Status> {
         let first = tokio::select! {
             message = self.messages.message() => message.inspect_err(|_| self.reading_failed = true)?,
             () = self.shutdown.cancelled() => return Err(shutting_down()),
@@ -229,7 +252,7 @@ impl Stream {
             next_update: cursors.next_update,
         }))
         .await;
-        Ok(Some((writer, open.attempt, cursors)))
+        Ok(Some((writer, open, cursors)))
     }
 
     /// Waits for a message, then takes what else is there already.
@@ -237,6 +260,7 @@ impl Stream {
         let mut batch = Batch {
             messages: Vec::new(),
             pending: self.series.pending(),
+            spans: Vec::new(),
             end: None,
         };
         let mut next = tokio::select! {
@@ -248,6 +272,7 @@ impl Stream {
             match next {
                 Ok(Some(message)) => {
                     batch.pending.received(&message);
+                    batch.spans.extend(traced(&message));
                     match decode(message) {
                         Ok(message) => batch.messages.push(message),
                         Err(status) => batch.end = Some(Err(status)),
@@ -283,6 +308,17 @@ impl Stream {
         let message = Some(message);
         let _ = self.answers.send(Ok(pb::IngestResponse { message })).await;
     }
+}
+
+/// The span of a message, where its sender traces it.
+fn traced(request: &pb::IngestRequest) -> Option<Span> {
+    let (what, step, trace) = match request.message.as_ref()? {
+        Request::Reading(r) => ("reading", r.step, &r.traceparent),
+        Request::Update(u) => ("update", u.step, &u.traceparent),
+        Request::Open(_) => return None,
+    };
+    let span = follow(trace, || step_span!("ingest", what, step));
+    (!span.is_disabled()).then_some(span)
 }
 
 fn decode(request: pb::IngestRequest) -> Result<Message, Status> {

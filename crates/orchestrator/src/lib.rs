@@ -6,6 +6,7 @@
 mod local;
 mod plan;
 mod scheduler;
+mod series;
 mod service;
 mod status;
 mod submit;
@@ -26,6 +27,7 @@ use tonic::transport::Server;
 
 use crate::local::Local;
 use crate::scheduler::Scheduler;
+use crate::series::Series;
 use crate::service::Service;
 
 /// The names of the services in health checks and reflection.
@@ -148,12 +150,15 @@ pub async fn serve(
     let (stop, stopping) = watch::channel(false);
     let (drain, draining) = watch::channel(false);
 
+    let series = config.vitals.register(Series::new);
+
     let service = Service {
         store: store.clone(),
         limits: config.limits,
         metrics_url: config.metrics_url,
         runs_dir: runs_dir.clone(),
         wake: wake.clone(),
+        series: series.clone(),
         stopping: stopping.clone(),
     };
     let descriptors = imprint_proto::FILE_DESCRIPTOR_SET;
@@ -178,6 +183,7 @@ pub async fn serve(
         host: host.to_string_lossy().into_owned(),
         slots: config.slots,
         limits: config.limits,
+        series: series.clone(),
         wake,
     };
     let mut scheduler = tokio::spawn(scheduler.run(stopping));
@@ -188,6 +194,7 @@ pub async fn serve(
         ended = &mut server => Some(ended.map_err(Error::Broken)?.map_err(Error::Serve)),
         ended = &mut scheduler => Some(ended.map_err(Error::Broken)),
         never = standing.watch(|| store.ready()) => match never {},
+        never = series.watch(&store) => match never {},
     };
     if let Some(ended) = ended_early {
         return ended;

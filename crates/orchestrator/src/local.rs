@@ -279,7 +279,16 @@ fn last_line(log: &Path) -> Option<String> {
     file.read_to_end(&mut tail).ok()?;
     let tail = String::from_utf8_lossy(&tail);
     let line = tail.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-    Some(line.chars().take(LOG_LINE_CHARS).collect())
+    // A log may be JSON, an object a line.
+    let object = serde_json::from_str::<serde_json::Value>(line).ok();
+    let message = object.as_ref().and_then(|o| o.get("message")?.as_str());
+    Some(
+        message
+            .unwrap_or(line)
+            .chars()
+            .take(LOG_LINE_CHARS)
+            .collect(),
+    )
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::Limits;
 use crate::local::Local;
 use crate::plan::{Action, Observed, plan};
+use crate::series::Series;
 
 /// How long nothing may happen before the scheduler looks again by itself.
 const TICK: Duration = Duration::from_millis(200);
@@ -25,6 +26,7 @@ pub(crate) struct Scheduler {
     pub(crate) host: String,
     pub(crate) slots: usize,
     pub(crate) limits: Limits,
+    pub(crate) series: Series,
     pub(crate) wake: Arc<Notify>,
 }
 
@@ -91,6 +93,9 @@ impl Scheduler {
                 next,
             } => {
                 tracing::warn!(run_id, attempt, "{reason}");
+                if attempt.is_some() {
+                    self.series.attempt_ended("lost");
+                }
                 self.store
                     .lose_attempt(run_id, attempt, &reason, &next)
                     .await?;

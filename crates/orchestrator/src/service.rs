@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::Limits;
+use crate::series::Series;
 use crate::status::{from_store, invalid};
 use crate::submit::submit;
 
@@ -33,6 +34,7 @@ pub(crate) struct Service {
     pub(crate) limits: Limits,
     pub(crate) metrics_url: String,
     pub(crate) runs_dir: PathBuf,
+    pub(crate) series: Series,
     /// Wakes the scheduler.
     pub(crate) wake: Arc<Notify>,
     /// Turns true when the orchestrator shuts down.
@@ -192,6 +194,7 @@ impl Attempts for Service {
             Begin::Begun(begun) => begun,
             Begin::Refused(reason) => return Err(Status::failed_precondition(reason)),
         };
+        self.series.attempt_began();
         let spec_json = to_json(run_id, &begun.spec)?;
         let settled_json = match &begun.settled {
             Some(settled) => to_json(run_id, settled)?,
@@ -304,6 +307,11 @@ impl Attempts for Service {
             .end_attempt(request.run_id, request.attempt, request.step, &end)
             .await;
         ended.map_err(from_store)?;
+        self.series.attempt_ended(match end {
+            AttemptEnd::Finished => "finished",
+            AttemptEnd::Stopped { .. } => "stopped",
+            AttemptEnd::Failed { .. } => "failed",
+        });
         self.wake.notify_one();
         Ok(Response::new(pb::EndAttemptResponse {}))
     }

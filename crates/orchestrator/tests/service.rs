@@ -28,6 +28,8 @@ struct Bench {
     dir: TempDir,
     people: OrchestratorClient<Channel>,
     trainers: AttemptsClient<Channel>,
+    channel: Channel,
+    vitals: Vitals,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), Error>>,
     n_requests: u32,
@@ -56,6 +58,7 @@ async fn bench_on(db: TestDb, trainer: Option<&str>, lease: Duration) -> Bench {
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let vitals = Vitals::default();
     let config = Config {
         listener,
         metrics_url: "http://127.0.0.1:1".to_owned(),
@@ -69,7 +72,7 @@ async fn bench_on(db: TestDb, trainer: Option<&str>, lease: Duration) -> Bench {
             stop_grace: Duration::from_secs(5),
             ..Limits::default()
         },
-        vitals: Vitals::default(),
+        vitals: vitals.clone(),
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let store = db.store.clone();
@@ -81,12 +84,17 @@ async fn bench_on(db: TestDb, trainer: Option<&str>, lease: Duration) -> Bench {
         db,
         dir,
         people: OrchestratorClient::new(channel.clone()),
-        trainers: AttemptsClient::new(channel),
+        trainers: AttemptsClient::new(channel.clone()),
+        channel,
+        vitals,
         stop,
         serving,
         n_requests: 0,
     }
 }
+
+#[path = "service/watched.rs"]
+mod watched;
 
 /// An experiment of one run, `pre/scratch-none-b4-s0`.
 const PRE: &str = r#"

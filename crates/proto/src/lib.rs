@@ -128,6 +128,7 @@ impl From<&StepReadings> for pb::Reading {
             first_sum_nats: to_bytes(&r.first_sum_nats),
             target_sum_nats: to_bytes(&r.target_sum_nats),
             full_sum_nats: to_bytes(&r.full_sum_nats),
+            traceparent: String::new(),
         }
     }
 }
@@ -168,6 +169,7 @@ impl From<&UpdateStats> for pb::Update {
             n_tokens: u.n_tokens,
             n_injected_tokens: u.n_injected_tokens,
             duration_ms: u.duration_ms,
+            traceparent: String::new(),
         }
     }
 }

@@ -1,14 +1,18 @@
 //! Delivery: sends a spool to the metrics service and learns what is durable.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use imprint_proto::pb::ingest_request::Message;
 use imprint_proto::pb::{self, ingest_response, metrics_client::MetricsClient};
+use imprint_telemetry::{follow, step_span, traceparent};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
+use tracing::Span;
 
 use crate::{Cursors, Extent, Record, SpoolReader};
 
@@ -129,7 +133,8 @@ impl Delivery {
         };
         self.durable.send_replace(start);
 
-        let mut sending = pin!(self.send_from(start, &to_service));
+        let traced = Traced::default();
+        let mut sending = pin!(self.send_from(start, &to_service, &traced));
         let mut acknowledged = start;
         let mut end: Option<Cursors> = None;
         loop {
@@ -142,6 +147,7 @@ impl Delivery {
                     Some(ingest_response::Message::Acknowledged(a)) => {
                         acknowledged = Cursors { reading: a.next_reading, update: a.next_update };
                         self.durable.send_replace(acknowledged);
+                        traced.acknowledged(acknowledged);
                     }
                     _ => return Err(Status::unavailable("the service ended the stream").into()),
                 },
@@ -155,6 +161,7 @@ impl Delivery {
         &self,
         start: Cursors,
         to_service: &mpsc::Sender<pb::IngestRequest>,
+        traced: &Traced,
     ) -> Result<Cursors, Interruption> {
         let mut reader = SpoolReader::open(&self.spool)?;
         let mut extent = self.extent.clone();
@@ -163,12 +170,22 @@ impl Delivery {
             let written = *extent.borrow_and_update();
             while let Some(record) = reader.next(written)? {
                 let message = match record {
-                    Record::Reading(r) if r.index >= next.reading => {
+                    Record::Reading(mut r) if r.index >= next.reading => {
                         next.reading = r.index + 1;
+                        let until = Cursors {
+                            reading: next.reading,
+                            ..Cursors::default()
+                        };
+                        traced.sent("reading", r.step, until, &mut r.traceparent);
                         Message::Reading(r)
                     }
-                    Record::Update(u) if u.step >= next.update => {
+                    Record::Update(mut u) if u.step >= next.update => {
                         next.update = u.step + 1;
+                        let until = Cursors {
+                            update: next.update,
+                            ..Cursors::default()
+                        };
+                        traced.sent("update", u.step, until, &mut u.traceparent);
                         Message::Update(u)
                     }
                     _ => continue,
@@ -185,5 +202,37 @@ impl Delivery {
                 return Ok(next);
             }
         }
+    }
+}
+
+/// The spans of traced messages of one connection, each from when it is read from the spool until
+/// it is acknowledged.
+#[derive(Default)]
+struct Traced(Mutex<VecDeque<(Cursors, Span)>>);
+
+impl Traced {
+    /// Begins the span of a message, if it is traced, which goes on under it.
+    fn sent(&self, what: &'static str, step: u32, until: Cursors, trace: &mut String) {
+        let span = follow(trace, || {
+            step_span!("deliver", what, step, acknowledged = tracing::field::Empty)
+        });
+        if !span.is_disabled() {
+            *trace = traceparent(&span);
+            self.spans().push_back((until, span));
+        }
+    }
+
+    fn acknowledged(&self, below: Cursors) {
+        self.spans().retain(|(until, span)| {
+            let is_acknowledged = below.reach(*until);
+            if is_acknowledged {
+                span.record("acknowledged", true);
+            }
+            !is_acknowledged
+        });
+    }
+
+    fn spans(&self) -> MutexGuard<'_, VecDeque<(Cursors, Span)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

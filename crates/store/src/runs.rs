@@ -14,7 +14,7 @@ pub use attempts::{AttemptEnd, Begin, BegunAttempt, Process, Progress, SavedStat
 pub use import::{BegunImport, NewImport};
 pub use scheduling::{LastAttempt, Next, OpenRun, OpenRuns, Parent};
 pub use submission::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Refusal, Submission};
-pub use views::{ExperimentSummary, RunView};
+pub use views::{ExperimentSummary, Overview, RunView};
 
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use imprint_telemetry::LogFormat;
+use imprint_telemetry::{LogFormat, Sampling};
 
 use self::run::Source;
 
@@ -98,9 +98,9 @@ enum Command {
 fn main() -> ExitCode {
     let Arguments { telemetry, command } = Arguments::parse();
     let done = telemetry
-        .start("info")
+        .start("imprint-trainer", "info")
         .map_err(anyhow::Error::from)
-        .and_then(|()| run(command));
+        .and_then(|telling| run(command, telling.sampling()));
     done.unwrap_or_else(|e| {
         match telemetry.log_format() {
             LogFormat::Text => eprintln!("imprint-trainer: {e:#}"),
@@ -111,15 +111,15 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, sampling: Sampling) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run {
             orchestrator,
             run_id,
             ticket,
         } => match (ticket, orchestrator, run_id) {
-            (None, Some(url), Some(run_id)) => run::run(&Source::Orchestrator(url, run_id)),
-            (Some(ticket), ..) => run::run(&Source::Ticket(ticket)),
+            (None, Some(url), Some(run_id)) => run::run(&Source::Orchestrator(url, run_id), sampling),
+            (Some(ticket), ..) => run::run(&Source::Ticket(ticket), sampling),
             _ => Err(anyhow::anyhow!(
                 "give --orchestrator and --run-id, or --ticket"
             )),

@@ -14,7 +14,9 @@ use imprint_proto::pb::{self, AttemptOutcome};
 use imprint_spool::{
     Cursors, Delivery, DeliveryError, Record, ResumePoint, SpoolWriter, spool_dir,
 };
+use imprint_telemetry::{Sampling, step_span, traceparent};
 use tokio::sync::{mpsc, watch};
+use tracing::{Instrument as _, Span};
 
 use crate::control::{self, Control, Progress, Unrecorded};
 use crate::machine::{self, Machine};
@@ -62,7 +64,7 @@ pub(crate) enum Source {
 /// # Errors
 /// When the attempt cannot begin, or what it needs is missing or wrong; the orchestrator has been
 /// told, as far as it could be reached.
-pub(crate) fn run(source: &Source) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(source: &Source, sampling: Sampling) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -85,9 +87,11 @@ pub(crate) fn run(source: &Source) -> anyhow::Result<ExitCode> {
             (run_id, Control::offline(run_id, begun.attempt), begun)
         }
     };
+    let _in_attempt = tracing::info_span!("attempt", run_id, attempt = begun.attempt).entered();
     let attempt = Attempt {
         run_id,
         begun,
+        sampling,
         control: control.clone(),
         runtime: &runtime,
     };
@@ -131,6 +135,7 @@ pub(crate) fn run(source: &Source) -> anyhow::Result<ExitCode> {
 struct Attempt<'a> {
     run_id: i32,
     begun: pb::BeginAttemptResponse,
+    sampling: Sampling,
     control: Control,
     runtime: &'a tokio::runtime::Runtime,
 }
@@ -146,9 +151,13 @@ impl Attempt<'_> {
         let (progress, heartbeat_progress) = watch::channel(Progress::default());
         let every = Duration::from_millis(self.begun.heartbeat_ms.max(100).into());
         let control = self.control.clone();
+        self.runtime.spawn(
+            control
+                .heartbeats(every, heartbeat_progress, stop.clone())
+                .in_current_span(),
+        );
         self.runtime
-            .spawn(control.heartbeats(every, heartbeat_progress, stop.clone()));
-        self.runtime.spawn(raise_on_signals(stop.clone()));
+            .spawn(raise_on_signals(stop.clone()).in_current_span());
 
         let spec: RunSpec =
             serde_json::from_str(&self.begun.spec_json).context("read the run's configuration")?;
@@ -227,17 +236,14 @@ impl Attempt<'_> {
         };
         let is_offline = self.control.is_offline();
         let delivering = deliver(delivery, stop.clone());
-        let delivery = self
-            .runtime
-            .spawn(async move { if is_offline { Ok(()) } else { delivering.await } });
+        let delivering = async move { if is_offline { Ok(()) } else { delivering.await } };
+        let delivery = self.runtime.spawn(delivering.in_current_span());
         let (unrecorded, saved) = mpsc::unbounded_channel();
         let control = self.control.clone();
-        let recording = self.runtime.spawn(control.record_states(
-            saved,
-            run_dir.to_owned(),
-            spec.saving.keep_last,
-            stop.clone(),
-        ));
+        let keep_last = spec.saving.keep_last;
+        let recording =
+            control.record_states(saved, run_dir.to_owned(), keep_last, stop.clone());
+        let recording = self.runtime.spawn(recording.in_current_span());
 
         let states = StateWriter {
             dir,
@@ -254,6 +260,7 @@ impl Attempt<'_> {
             states: &states,
             run_id: self.run_id,
             attempt: self.begun.attempt,
+            sampling: self.sampling,
             resumed_at: resume.step,
             stop: &stop,
             progress: &progress,
@@ -405,6 +412,7 @@ struct Steps<'a> {
     states: &'a StateWriter,
     run_id: i32,
     attempt: u32,
+    sampling: Sampling,
     resumed_at: u32,
     stop: &'a StopSignal,
     progress: &'a watch::Sender<Progress>,
@@ -432,12 +440,19 @@ impl Steps<'_> {
             if asked {
                 return Ok(Ending::Stopped(Stop::Asked));
             }
+            let span = match self.sampling.takes(step) {
+                true => {
+                    let (run_id, attempt) = (self.run_id, self.attempt);
+                    step_span!("step", run_id, attempt, step)
+                }
+                false => Span::none(),
+            };
             if reading_steps.get(index) == Some(&step) {
-                self.read(index as u32, step)?;
+                self.read(index as u32, step, &span)?;
                 index += 1;
             }
             if step < n_updates {
-                self.update(step)?;
+                self.update(step, &span)?;
             }
             let step_seconds = began.elapsed().as_secs_f32().max(1e-6);
             rate = if rate == 0.0 {
@@ -482,8 +497,10 @@ impl Steps<'_> {
         Ok(())
     }
 
-    fn read(&mut self, index: u32, step: u32) -> anyhow::Result<()> {
-        let sums = self.learner.read(&self.probes);
+    fn read(&mut self, index: u32, step: u32, span: &Span) -> anyhow::Result<()> {
+        let reading = step_span!(parent: span, "read");
+        let sums = reading.in_scope(|| self.learner.read(&self.probes));
+        drop(reading);
         if let Some(probe) = sums.iter().position(|s| !s.full_nats.is_finite()) {
             anyhow::bail!(
                 "reading {step}: the log-probability of probe {probe} is not finite: the model has \
@@ -498,12 +515,16 @@ impl Steps<'_> {
             target_sum_nats: sums.iter().map(|s| s.target_nats).collect(),
             full_sum_nats: sums.iter().map(|s| s.full_nats).collect(),
         };
-        self.spool.append(Record::Reading((&readings).into()))?;
+        let mut readings = pb::Reading::from(&readings);
+        readings.traceparent = traceparent(span);
+        let _appending = step_span!(parent: span, "append");
+        self.spool.append(Record::Reading(readings))?;
         Ok(())
     }
 
-    fn update(&mut self, step: u32) -> anyhow::Result<()> {
+    fn update(&mut self, step: u32, span: &Span) -> anyhow::Result<()> {
         let began = Instant::now();
+        let updating = step_span!(parent: span, "update");
         let batch = self.data.batch(step)?;
         let (identity, settled) = (&self.spec.identity, &self.states.settled);
         let learning_rate = identity.learning_rate(settled, step);
@@ -525,7 +546,11 @@ impl Steps<'_> {
             n_injected_tokens: batch.n_injected_tokens,
             duration_ms: began.elapsed().as_secs_f32() * 1000.0,
         };
-        self.spool.append(Record::Update((&stats).into()))?;
+        drop(updating);
+        let mut stats = pb::Update::from(&stats);
+        stats.traceparent = traceparent(span);
+        let _appending = step_span!(parent: span, "append");
+        self.spool.append(Record::Update(stats))?;
         Ok(())
     }
 }

@@ -17,6 +17,33 @@ fn executor(script: &str) -> (TempDir, Local) {
     (dir, local)
 }
 
+/// The line that says why, whatever a log looks like.
+#[test]
+fn the_reason_of_an_end_is_the_last_line_of_the_log() {
+    for (script, want) in [
+        ("echo first; echo; echo last >&2; exit 1", "last"),
+        (
+            r#"echo '{"level":"ERROR","message":"last \"word\""}'; exit 1"#,
+            "last \"word\"",
+        ),
+        (r#"echo '{"odd": 1}'; exit 1"#, r#"{"odd": 1}"#),
+    ] {
+        let (_dir, mut local) = executor(script);
+        local.start(1);
+        let exit = wait_for_exit(&mut local, 1);
+        assert_eq!(exit, format!("ended with exit code 1: {want}"));
+    }
+}
+
+#[test]
+fn trainers_are_told_what_the_orchestrator_is_told() {
+    let (dir, mut local) = executor("echo $IMPRINT_LOG_FORMAT; exit 1");
+    local.environment = vec![("IMPRINT_LOG_FORMAT", "json".to_owned())];
+    local.start(1);
+    assert!(wait_for_exit(&mut local, 1).ends_with(": json"));
+    drop(dir);
+}
+
 #[track_caller]
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;

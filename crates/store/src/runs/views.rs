@@ -1,6 +1,7 @@
 //! Experiments and their runs as people ask for them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -31,6 +32,17 @@ pub struct RunView {
     pub readings_expected: u32,
     pub readings_stored: u32,
     pub undelivered_since_step: Option<u32>,
+}
+
+/// What all runs together look like.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overview {
+    pub n_runs_by_state: BTreeMap<RunState, u32>,
+    /// Since the last heartbeat of the open attempt that has been silent for longest; zero without
+    /// open attempts.
+    pub oldest_heartbeat: Duration,
+    /// Steps whose readings open attempts have not delivered, by their last heartbeats.
+    pub undelivered_steps: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -67,6 +79,30 @@ impl From<Row> for RunView {
 }
 
 impl Store {
+    /// What all runs together look like.
+    pub async fn overview(&self) -> Result<Overview, Error> {
+        let doing = || Error::doing("look at all runs");
+        let by_state: Vec<(RunState, i64)> =
+            sqlx::query_as("select state, count(*) from imprint.run group by state")
+                .fetch_all(&self.pool)
+                .await
+                .map_err(doing())?;
+        let (oldest_heartbeat, undelivered_steps): (f64, i64) = sqlx::query_as(
+            "select coalesce(max(extract(epoch from now() - heartbeat_at)), 0)::float8,
+                    coalesce(sum(greatest(step - undelivered_since_step, 1)), 0)
+             from imprint.attempt where ended_at is null",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(doing())?;
+        let n_runs_by_state = by_state.into_iter().map(|(s, n)| (s, n as u32)).collect();
+        Ok(Overview {
+            n_runs_by_state,
+            oldest_heartbeat: Duration::from_secs_f64(oldest_heartbeat.max(0.0)),
+            undelivered_steps,
+        })
+    }
+
     /// All experiments, the oldest first.
     pub async fn experiments(&self) -> Result<Vec<ExperimentSummary>, Error> {
         let rows: Vec<(String, DateTime<Utc>, Option<RunState>, i64)> = sqlx::query_as(

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use clap::Parser;
 use serde_json::Value;
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -75,31 +76,55 @@ fn a_line_of_text_says_the_same() {
     );
 }
 
-#[test]
-fn a_filter_that_cannot_be_read_is_named() {
-    let options = Options {
-        log: Some("imprint=loud".to_owned()),
-        ..Options::default()
-    };
-    let error = options.start("info").unwrap_err().to_string();
-    assert!(error.starts_with("--log imprint=loud: "), "{error}");
+#[derive(Parser)]
+struct Program {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// The options of a program that is called with these arguments.
+fn called_with(arguments: &[&str]) -> Options {
+    let line = ["program"].iter().chain(arguments);
+    Program::try_parse_from(line).unwrap().options
 }
 
 #[test]
-fn children_are_told_what_was_asked_for() {
-    let options = Options {
-        log: Some("debug".to_owned()),
-        log_format: LogFormat::Json,
+fn what_cannot_be_read_is_named() {
+    let refused = |arguments: &[&str]| {
+        let started = called_with(arguments).start("program", "info");
+        started.unwrap_err().to_string()
     };
+    let filter = refused(&["--log", "imprint=loud"]);
+    assert!(filter.starts_with("--log imprint=loud: "), "{filter}");
+    let endpoint = refused(&["--otlp-endpoint", "not an address"]);
+    let named = "--otlp-endpoint not an address: ";
+    assert!(endpoint.starts_with(named), "{endpoint}");
+    assert!(Program::try_parse_from(["program", "--trace-every", "0"]).is_err());
+}
+
+/// A trainer that an orchestrator starts tells about itself as the orchestrator does.
+#[test]
+fn children_are_told_what_was_asked_for() {
+    let told = |arguments: &[&str]| called_with(arguments).environment();
+    let format = |f: &str| ("IMPRINT_LOG_FORMAT", f.to_owned());
+    let every = |n: &str| ("IMPRINT_TRACE_EVERY", n.to_owned());
+    assert_eq!(told(&[]), [format("text"), every("100")]);
+    let all = [
+        "--log=debug",
+        "--log-format=json",
+        "--otlp-endpoint=http://127.0.0.1:4317",
+        "--trace-every=7",
+    ];
     assert_eq!(
-        options.environment(),
+        told(&all),
         [
-            ("IMPRINT_LOG_FORMAT", "json".to_owned()),
-            ("RUST_LOG", "debug".to_owned())
+            format("json"),
+            ("RUST_LOG", "debug".to_owned()),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "http://127.0.0.1:4317".to_owned()
+            ),
+            every("7")
         ]
-    );
-    assert_eq!(
-        Options::default().environment(),
-        [("IMPRINT_LOG_FORMAT", "text".to_owned())]
     );
 }

@@ -23,10 +23,11 @@ use arguments::Arguments;
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let telemetry = arguments.telemetry.clone();
     match commands::run(arguments).await {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("imprint: {failure}");
+            telemetry.last_words("imprint", &failure);
             failure.exit_code()
         }
     }

@@ -9,7 +9,7 @@ mod standing;
 mod trace;
 mod vitals;
 
-pub use log::{LogFormat, Options, Telling, one_line};
+pub use log::{Options, Telling, one_line};
 pub use standing::{Standing, standing};
 pub use trace::{STEP, Sampling, follow, traceparent};
 #[doc(hidden)]

@@ -1,5 +1,6 @@
 //! The log: lines on standard error, for people or for programs.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal as _};
 use std::num::NonZeroU32;
 
@@ -16,7 +17,7 @@ use crate::{Error, Sampling};
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// A line for people, coloured on a terminal.
     #[default]
     Text,
@@ -118,9 +119,14 @@ impl Options {
         })
     }
 
-    /// How log lines are written.
-    pub fn log_format(&self) -> LogFormat {
-        self.log_format
+    /// Says on stderr why a program ends: the last line of its log.
+    pub fn last_words(&self, program: &str, why: impl Display) {
+        match self.log_format {
+            LogFormat::Json if tracing::dispatcher::has_been_set() => {
+                tracing::error!("{program}: {why}");
+            }
+            _ => eprintln!("{program}: {why}"),
+        }
     }
 
     /// What a program that this one starts needs in its environment to tell the same about itself.

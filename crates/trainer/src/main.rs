@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use imprint_telemetry::{LogFormat, Sampling};
+use imprint_telemetry::Sampling;
 
 use self::run::Source;
 
@@ -102,11 +102,7 @@ fn main() -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|telling| run(command, telling.sampling()));
     done.unwrap_or_else(|e| {
-        match telemetry.log_format() {
-            LogFormat::Text => eprintln!("imprint-trainer: {e:#}"),
-            // The orchestrator reads the last line of the log.
-            LogFormat::Json => tracing::error!("imprint-trainer: {e:#}"),
-        }
+        telemetry.last_words("imprint-trainer", format_args!("{e:#}"));
         ExitCode::FAILURE
     })
 }

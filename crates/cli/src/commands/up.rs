@@ -85,7 +85,7 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, arguments: Arguments
         },
         Err(failure) => Err(failure),
     };
-    eprintln!("draining; Ctrl-C again does not wait");
+    tracing::info!("draining; Ctrl-C again does not wait");
     let stopped = tokio::select! {
         stopped = system.stop() => stopped,
         _ = signalled() => Err(Failure::failed("ended without waiting for the trainers")),

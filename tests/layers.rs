@@ -53,7 +53,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("sqlx", &["imprint-store", "imprint-testkit", "imprint-e2e"]),
     ("tokenizers", &["imprint-data"]),
     ("plotters", &["imprint-analysis"]),
-    ("tracing-subscriber", &["imprint-telemetry"]),
+    ("tracing-subscriber", &["imprint-telemetry", "imprint-e2e"]),
     (
         "prometheus-client",
         &[

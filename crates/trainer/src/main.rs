@@ -114,7 +114,9 @@ fn run(command: Command, sampling: Sampling) -> anyhow::Result<ExitCode> {
             run_id,
             ticket,
         } => match (ticket, orchestrator, run_id) {
-            (None, Some(url), Some(run_id)) => run::run(&Source::Orchestrator(url, run_id), sampling),
+            (None, Some(url), Some(run_id)) => {
+                run::run(&Source::Orchestrator(url, run_id), sampling)
+            }
             (Some(ticket), ..) => run::run(&Source::Ticket(ticket), sampling),
             _ => Err(anyhow::anyhow!(
                 "give --orchestrator and --run-id, or --ticket"

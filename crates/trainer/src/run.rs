@@ -241,8 +241,7 @@ impl Attempt<'_> {
         let (unrecorded, saved) = mpsc::unbounded_channel();
         let control = self.control.clone();
         let keep_last = spec.saving.keep_last;
-        let recording =
-            control.record_states(saved, run_dir.to_owned(), keep_last, stop.clone());
+        let recording = control.record_states(saved, run_dir.to_owned(), keep_last, stop.clone());
         let recording = self.runtime.spawn(recording.in_current_span());
 
         let states = StateWriter {

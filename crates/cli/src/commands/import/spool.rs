@@ -29,6 +29,7 @@ pub(super) async fn run(place: &Place, path: &Path) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` wants")]
 fn failure(error: ImportError) -> Failure {
     let line = one_line(&error);
     match error {

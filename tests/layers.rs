@@ -13,10 +13,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("imprint-analysis", &["core"]),
     ("imprint-world", &["core", "data"]),
     ("imprint-telemetry", &[]),
-    ("imprint-metrics", &["core", "proto", "store", "telemetry"]),
+    ("imprint-access", &["proto", "store"]),
+    (
+        "imprint-metrics",
+        &["access", "core", "proto", "store", "telemetry"],
+    ),
     (
         "imprint-orchestrator",
-        &["core", "data", "proto", "store", "telemetry"],
+        &["access", "core", "data", "proto", "store", "telemetry"],
     ),
     (
         "imprint-trainer",
@@ -25,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "imprint-cli",
         &[
+            "access",
             "core",
             "data",
             "proto",
@@ -51,6 +56,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("burn", &["imprint-lm"]),
     ("sqlx", &["imprint-store", "imprint-testkit", "imprint-e2e"]),
+    ("rustls", &["imprint-access"]),
+    ("ring", &["imprint-access"]),
     ("tokenizers", &["imprint-data"]),
     ("plotters", &["imprint-analysis"]),
     ("tracing-subscriber", &["imprint-telemetry", "imprint-e2e"]),

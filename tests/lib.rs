@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use imprint_proto::Channel;
 use imprint_proto::pb::{
     self, RunState, metrics_client::MetricsClient, orchestrator_client::OrchestratorClient,
 };
@@ -13,7 +14,6 @@ use imprint_testkit::{ChildGuard, Proxy, TestDb, bin, free_port, wait_until};
 use imprint_world::{World, WorldConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tonic::transport::Channel;
 
 /// How long a service may take to answer after its process was started.
 const START_WITHIN: Duration = Duration::from_secs(30);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use imprint_core::{RunSpec, simulated as values};
 use imprint_e2e::simulated::{self, LogWriter};
+use imprint_proto::Channel;
 use imprint_proto::pb::{self, AttemptOutcome, attempts_client::AttemptsClient};
 use imprint_spool::{
     Cursors, Delivery, DeliveryError, Record, ResumePoint, SpoolWriter, spool_dir,
@@ -15,7 +16,7 @@ use imprint_testkit::SeedRun;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
+
 use tonic::{Code, Response, Status};
 
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
@@ -180,7 +181,7 @@ impl Attempt {
         let mut spool = resume.begin_spool(run_dir, &open).map_err(|e| failed(&e))?;
         let (durable, mut acknowledged) = watch::channel(Cursors::default());
         let delivery = Delivery {
-            metrics_url: self.begun.metrics_url.clone(),
+            metrics: self.begun.metrics_url.clone().into(),
             open,
             spool: spool_dir(run_dir, number),
             extent: spool.extent(),

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     analyze, cancel, db, demo, doctor, export, figure, import, list, results, retry, serve, sql,
-    status, submit, take, up, verify, watch,
+    status, submit, take, token, up, verify, watch,
 };
 use crate::place::Place;
 
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Sql(sql::Arguments),
     #[command(subcommand)]
     Db(db::Command),
+    #[command(subcommand)]
+    Token(token::Action),
     Doctor(doctor::Arguments),
     Demo(demo::Arguments),
 }

@@ -7,8 +7,7 @@ use imprint_proto::pb;
 use imprint_proto::pb::attempts_client::AttemptsClient;
 use imprint_proto::pb::metrics_client::MetricsClient;
 use imprint_proto::pb::orchestrator_client::OrchestratorClient;
-use imprint_proto::{Error, MAX_MESSAGE_BYTES};
-use tonic::transport::Channel;
+use imprint_proto::{Channel, Error, MAX_MESSAGE_BYTES, Target};
 use tonic::{Code, Response, Status};
 
 use crate::failure::{Failure, Kind};
@@ -26,6 +25,7 @@ const RECONNECT_FOR: Duration = Duration::from_secs(60);
 /// A connection to the orchestrator.
 pub(crate) struct Orchestrator {
     url: String,
+    channel: Channel,
     client: OrchestratorClient<Channel>,
 }
 
@@ -33,10 +33,16 @@ impl Orchestrator {
     /// # Errors
     /// When nothing answers at the place's address.
     pub(crate) async fn connect(place: &Place) -> Result<Self, Failure> {
-        let url = place.orchestrator_url();
-        let channel = connect("orchestrator", &url).await?;
-        let client = OrchestratorClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { url, client })
+        let target = place.orchestrator()?;
+        let url = target.url.clone();
+        let channel = connect("orchestrator", target).await?;
+        let client =
+            OrchestratorClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self {
+            url,
+            channel,
+            client,
+        })
     }
 
     /// Submits; repeated with the same request id while the service cannot answer, so that it
@@ -59,8 +65,8 @@ impl Orchestrator {
         &self,
         request: pb::BeginAttemptRequest,
     ) -> Result<pb::BeginAttemptResponse, Failure> {
-        let channel = connect("orchestrator", &self.url).await?;
-        let mut client = AttemptsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let mut client =
+            AttemptsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let begun = client.begin_attempt(request).await;
         begun
             .map(Response::into_inner)
@@ -176,8 +182,9 @@ impl Orchestrator {
 /// # Errors
 /// When nothing answers at the place's address, or the run is not known.
 pub(crate) async fn verify(place: &Place, run: &str) -> Result<pb::VerifyRunResponse, Failure> {
-    let url = place.metrics_url();
-    let channel = connect("metrics", &url).await?;
+    let target = place.metrics()?;
+    let url = target.url.clone();
+    let channel = connect("metrics", target).await?;
     let client = MetricsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     repeat("metrics", &url, || {
         let mut client = client.clone();
@@ -192,11 +199,15 @@ pub(crate) fn has_ended(experiment: &pb::Experiment) -> bool {
     experiment.runs.iter().all(|r| r.state().has_ended())
 }
 
-async fn connect(service: &'static str, url: &str) -> Result<Channel, Failure> {
-    imprint_proto::connect(service, url)
+async fn connect(service: &'static str, target: Target) -> Result<Channel, Failure> {
+    let url = target.url.clone();
+    imprint_proto::connect(service, target)
         .await
         .map_err(|error| match error {
-            Error::Unreachable { .. } => gone(service, url),
+            Error::Unreachable { .. } if url.starts_with("https://") => {
+                Failure::unreachable(imprint_telemetry::one_line(&error))
+            }
+            Error::Unreachable { .. } => gone(service, &url),
             other => Failure::bad_input(imprint_telemetry::one_line(&other)),
         })
 }

@@ -17,6 +17,7 @@ pub(crate) mod sql;
 pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod take;
+pub(crate) mod token;
 pub(crate) mod up;
 pub(crate) mod verify;
 pub(crate) mod watch;
@@ -64,6 +65,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Db(command) => db::run(&place, command).await,
         Command::Sql(arguments) => sql::run(&place, arguments).await,
         Command::Doctor(arguments) => doctor::run(&place, arguments).await,
+        Command::Token(action) => token::run(&place, action).await,
         Command::Demo(arguments) => demo::run(&telemetry, arguments).await,
     }
 }

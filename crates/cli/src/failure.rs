@@ -54,7 +54,13 @@ impl Failure {
 
     /// A refused or failed call of a service that has answered before.
     pub(crate) fn of_call(status: &Status, service: &str, url: &str) -> Self {
+        // A broken connection says why only in its cause.
+        let broken = status.source().map(|cause| one_line(cause));
         match status.code() {
+            Code::Unknown | Code::Unavailable if broken.is_some() => Self::unreachable(format!(
+                "the {service} service at {url}: {}",
+                broken.unwrap_or_default()
+            )),
             Code::Unavailable => Self::unreachable(format!(
                 "the {service} service at {url} cannot answer now: {}",
                 status.message()
@@ -62,6 +68,8 @@ impl Failure {
             Code::InvalidArgument
             | Code::NotFound
             | Code::AlreadyExists
+            | Code::Unauthenticated
+            | Code::PermissionDenied
             | Code::FailedPrecondition => Self::bad_input(status.message()),
             code => Self::failed(format!(
                 "the {service} service at {url}: {} ({code:?})",

@@ -6,6 +6,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use imprint_orchestrator::TrainerCertificates;
+use imprint_proto::{CredentialFiles, Target};
+use imprint_telemetry::one_line;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -48,6 +51,39 @@ pub(crate) struct Place {
         hide_env_values = true
     )]
     database_url: Option<String>,
+
+    /// A file with your token, where services ask for one (`imprint token create --out FILE`).
+    ///
+    /// Nobody but you may be able to read it. Where absent: what `imprint up --tokens` wrote into the
+    /// data directory, for its own services only.
+    #[arg(long, global = true, value_name = "FILE", env = "IMPRINT_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Certificates of the authority that signed the services' (PEM), for https:// addresses.
+    ///
+    /// Where absent: those that this machine trusts.
+    #[arg(long, global = true, value_name = "FILE", env = "IMPRINT_CA")]
+    ca: Option<PathBuf>,
+
+    /// Your certificate (PEM), where services ask for one.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "IMPRINT_CLIENT_CERT",
+        requires = "client_key"
+    )]
+    client_cert: Option<PathBuf>,
+
+    /// The key of your certificate (PEM); nobody but you may be able to read it.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "IMPRINT_CLIENT_KEY",
+        requires = "client_cert"
+    )]
+    client_key: Option<PathBuf>,
 }
 
 impl Place {
@@ -70,23 +106,81 @@ impl Place {
         self.database_url.as_deref().filter(|url| !url.is_empty())
     }
 
-    pub(crate) fn orchestrator_url(&self) -> String {
-        self.orchestrator.clone().unwrap_or_else(|| {
-            Services::load(&self.data_dir()).map_or_else(
-                || format!("http://127.0.0.1:{ORCHESTRATOR_PORT}"),
-                |services| services.orchestrator,
-            )
-        })
+    pub(crate) fn metrics_url(&self) -> String {
+        let (url, _) = self.find(&self.metrics, |s| s.metrics, METRICS_PORT);
+        url
     }
 
-    pub(crate) fn metrics_url(&self) -> String {
-        self.metrics.clone().unwrap_or_else(|| {
-            Services::load(&self.data_dir()).map_or_else(
-                || format!("http://127.0.0.1:{METRICS_PORT}"),
-                |services| services.metrics,
-            )
-        })
+    /// The orchestrator, and what to show there.
+    ///
+    /// # Errors
+    /// When a file of the credentials cannot be used.
+    pub(crate) fn orchestrator(&self) -> Result<Target, Failure> {
+        self.target(self.find(&self.orchestrator, |s| s.orchestrator, ORCHESTRATOR_PORT))
     }
+
+    /// The metrics service, and what to show there.
+    ///
+    /// # Errors
+    /// When a file of the credentials cannot be used.
+    pub(crate) fn metrics(&self) -> Result<Target, Failure> {
+        self.target(self.find(&self.metrics, |s| s.metrics, METRICS_PORT))
+    }
+
+    /// The certificates of a client, for trainers that are started here.
+    pub(crate) fn certificates(&self) -> TrainerCertificates {
+        TrainerCertificates {
+            ca: self.ca.as_ref().map(absolute),
+            identity: self.identity(),
+        }
+    }
+
+    fn identity(&self) -> Option<(PathBuf, PathBuf)> {
+        let (certificate, key) = (self.client_cert.as_ref()?, self.client_key.as_ref()?);
+        Some((absolute(certificate), absolute(key)))
+    }
+
+    /// An address, and whether it is one of the data directory's own services.
+    fn find(
+        &self,
+        named: &Option<String>,
+        of: impl FnOnce(Services) -> String,
+        port: u16,
+    ) -> (String, bool) {
+        match (named, Services::load(&self.data_dir())) {
+            (Some(url), _) => (url.clone(), false),
+            (None, Some(services)) => (of(services), true),
+            (None, None) => (format!("http://127.0.0.1:{port}"), false),
+        }
+    }
+
+    fn target(&self, (url, is_own): (String, bool)) -> Result<Target, Failure> {
+        let own = self.own_token_file();
+        let files = CredentialFiles {
+            ca: self.ca.clone(),
+            identity: self.identity(),
+            token: match &self.token_file {
+                Some(path) => Some(path.clone()),
+                None => (is_own && own.exists()).then_some(own),
+            },
+        };
+        let credentials = files.load().map_err(|e| Failure::bad_input(one_line(&e)))?;
+        Ok(Target { url, credentials })
+    }
+
+    /// Where `imprint up --tokens` leaves a token for this place's clients.
+    pub(crate) fn own_token_file(&self) -> PathBuf {
+        self.data_dir().join("token")
+    }
+
+    /// Where the key is that signs trainers' tokens.
+    pub(crate) fn token_key(&self) -> PathBuf {
+        self.data_dir().join("token-key.pem")
+    }
+}
+
+fn absolute(path: &PathBuf) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.clone())
 }
 
 fn default_data_dir() -> PathBuf {

@@ -6,6 +6,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use imprint_access::{Door, GrantSigner, Guard, NewUserToken, Scope};
+use imprint_orchestrator::TrainerCertificates;
+use imprint_store::Store;
 use imprint_telemetry::Vitals;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +25,8 @@ pub(crate) struct Setup {
     pub(crate) trainer: PathBuf,
     /// Trainers at the same time.
     pub(crate) slots: usize,
+    /// Ask every caller for a token; clients of the place find theirs in the data directory.
+    pub(crate) tokens: bool,
     /// Try the well-known ports first; else any free ones will do.
     pub(crate) well_known_ports: bool,
     /// What trainers are told in their environment.
@@ -113,16 +118,29 @@ impl System {
         let (listener, orchestrator_url) = listen(well_known(ORCHESTRATOR_PORT)).await?;
         let (vitals_listener, vitals_url) = listen(well_known(VITALS_PORT)).await?;
         let vitals = Vitals::default();
+        let signer = match setup.tokens {
+            true => Some(Arc::new(lock_up(place, &database.store).await?)),
+            false => None,
+        };
+        let locked = |listener: TcpListener| match &signer {
+            Some(signer) => Door::from(listener)
+                .with_guard(Guard::with_tokens(signer.keys(), database.store.clone())),
+            None => listener.into(),
+        };
+        let (metrics_door, door) = (locked(metrics_listener), locked(listener));
         let metrics = {
             let (store, vitals) = (database.store.clone(), vitals.clone());
             Role::start(async move |stop| {
-                let served = imprint_metrics::serve(metrics_listener, store, &vitals, stop).await;
+                let served = imprint_metrics::serve(metrics_door, store, &vitals, stop).await;
                 served.map_err(Failure::doing("the metrics service"))
             })
         };
         let orchestrator = {
             let config = imprint_orchestrator::Config {
-                listener,
+                door,
+                url: None,
+                signer,
+                trainer_certificates: TrainerCertificates::default(),
                 metrics_url: metrics_url.clone(),
                 data_dir: data_dir.clone(),
                 trainer: setup.trainer,
@@ -234,6 +252,25 @@ async fn listen(port: u16) -> Result<(TcpListener, String), Failure> {
         .local_addr()
         .map_err(Failure::doing("listen on 127.0.0.1"))?;
     Ok((listener, format!("http://{address}")))
+}
+
+/// The key that signs trainers' tokens; a new token for the place's clients lies in its file.
+async fn lock_up(place: &Place, store: &Store) -> Result<GrantSigner, Failure> {
+    let path = place.token_key();
+    let signer =
+        GrantSigner::of_file(&path).map_err(Failure::doing(format_args!("{}", path.display())))?;
+    let name = format!("imprint up, {}", place.data_dir().display());
+    store.revoke_token(&name).await?;
+    let token = NewUserToken::generate();
+    store
+        .create_token(&name, &token.sha256, &Scope::ALL, None)
+        .await?;
+    let path = place.own_token_file();
+    token
+        .secret
+        .replace(&path)
+        .map_err(Failure::doing("leave a token for clients"))?;
+    Ok(signer)
 }
 
 /// Ends at SIGINT (Ctrl-C) or SIGTERM.

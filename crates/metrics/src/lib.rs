@@ -10,13 +10,11 @@ mod status;
 
 use std::time::Duration;
 
+use imprint_access::Door;
 use imprint_proto::pb::metrics_server::MetricsServer;
 use imprint_store::Store;
 use imprint_telemetry::Vitals;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 
 use self::series::Series;
 use self::service::Metrics;
@@ -34,13 +32,15 @@ const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 /// The same over all streams of a connection; each trainer has a connection of its own.
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Standing(#[from] imprint_telemetry::Error),
+    #[error("the door of the metrics service")]
+    Door {
+        #[source]
+        source: imprint_access::Error,
+    },
     #[error("serve metrics")]
     Serve {
         #[source]
@@ -48,15 +48,15 @@ pub enum Error {
     },
 }
 
-/// Serves on a listening socket until `shutdown`, then finishes what it has received, for ten
+/// Serves behind a door until `shutdown`, then finishes what it has received, for ten
 /// seconds at most.
 ///
 /// How it fares is shown in `vitals`.
 ///
 /// # Errors
-/// When the server cannot go on.
+/// When the door cannot be opened, or the server cannot go on.
 pub async fn serve(
-    listener: TcpListener,
+    door: impl Into<Door>,
     store: Store,
     vitals: &Vitals,
     shutdown: CancellationToken,
@@ -67,18 +67,14 @@ pub async fn serve(
     let series = vitals.register(Series::new);
     let metrics = MetricsServer::new(Metrics::new(store.clone(), series, shutdown.clone()))
         .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
-    let server = Server::builder()
-        .tcp_nodelay(true)
+    let opened = door.into().open();
+    let (server, incoming) = opened.map_err(|source| Error::Door { source })?;
+    let server = server
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .add_routes(beside)
         .add_service(metrics)
-        .serve_with_incoming_shutdown(
-            TcpListenerStream::new(listener),
-            shutdown.clone().cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     let drained = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_LIMIT).await;

@@ -1,8 +1,10 @@
 //! The calls of `imprint.v1.Metrics`.
 
+use std::future::pending;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use imprint_access::Caller;
 use imprint_core::{StepReadings, UpdateStats};
 use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
@@ -13,7 +15,7 @@ use imprint_telemetry::{follow, one_line, step_span};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::{Instrument as _, Span};
 
 use crate::series::{Pending, Series};
@@ -24,6 +26,9 @@ const MAX_BATCH: usize = 16;
 
 /// Answers that wait for a slow client; then its messages wait too.
 const MAX_QUEUED_ANSWERS: usize = 4;
+
+/// How long an opened call may take to say for which attempt it is.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A transaction takes milliseconds; one that takes this long will not end well.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
@@ -53,8 +58,11 @@ impl pb::metrics_server::Metrics for Metrics {
         &self,
         request: tonic::Request<Streaming<pb::IngestRequest>>,
     ) -> Result<tonic::Response<Self::IngestStream>, Status> {
+        let caller = Caller::of(&request)?;
         let (answers, answered) = mpsc::channel(MAX_QUEUED_ANSWERS);
         let stream = Stream {
+            caller,
+            until: None,
             messages: request.into_inner(),
             answers,
             store: self.store.clone(),
@@ -142,6 +150,9 @@ impl pb::metrics_server::Metrics for Metrics {
 
 /// One trainer's stream.
 struct Stream {
+    caller: Caller,
+    /// When the caller's token ends, if it does.
+    until: Option<Instant>,
     messages: Streaming<pb::IngestRequest>,
     answers: mpsc::Sender<Result<pb::IngestResponse, Status>>,
     store: Store,
@@ -223,8 +234,14 @@ impl Stream {
 
     async fn open(&mut self) -> Result<Option<(Writer, pb::Open, Cursors)>, Status> {
         let first = tokio::select! {
-            message = self.messages.message() => message.inspect_err(|_| self.reading_failed = true)?,
+            message = self.messages.message() => message.map_err(|status| {
+                self.reading_failed = true;
+                refused_message(status)
+            })?,
             () = self.shutdown.cancelled() => return Err(shutting_down()),
+            () = tokio::time::sleep(OPEN_WITHIN) => {
+                return Err(status::invalid("message", "`open` did not come in time"));
+            }
         };
         let Some(first) = first else {
             return Ok(None);
@@ -232,6 +249,8 @@ impl Stream {
         let Some(Request::Open(open)) = first.message else {
             return Err(status::invalid("message", "the first one must be `open`"));
         };
+        let rest = self.caller.may_write(open.run_id, open.attempt)?;
+        self.until = rest.and_then(|rest| Instant::now().checked_add(rest));
         let opened = Writer::open(
             &self.store,
             open.run_id,
@@ -265,6 +284,8 @@ impl Stream {
         };
         let mut next = tokio::select! {
             biased;
+            // Whoever floods the stream does not outlast its token.
+            () = end_of(self.until) => Err(Caller::token_ended()),
             message = self.messages.message() => message,
             () = self.shutdown.cancelled() => Err(shutting_down()),
         };
@@ -281,7 +302,7 @@ impl Stream {
                 Ok(None) => batch.end = Some(Ok(())),
                 Err(status) => {
                     self.reading_failed = !self.shutdown.is_cancelled();
-                    batch.end = Some(Err(status));
+                    batch.end = Some(Err(refused_message(status)));
                 }
             }
             if batch.end.is_some() || batch.messages.len() == MAX_BATCH {
@@ -333,10 +354,7 @@ fn decode(request: pb::IngestRequest) -> Result<Message, Status> {
         }
         None => return Err(status::invalid("message", "it is empty")),
     };
-    decoded.map_err(|error| match &error {
-        imprint_proto::Error::Invalid { field, problem } => status::invalid(field, problem),
-        other => Status::invalid_argument(other.to_string()),
-    })
+    decoded.map_err(|error| status::invalid(error.field, &error.problem))
 }
 
 async fn within_limit<T>(
@@ -351,6 +369,28 @@ async fn within_limit<T>(
             Err(status::from_store(&error))
         }
         Err(_) => Err(status::unavailable("the database does not answer")),
+    }
+}
+
+/// Comes when a token ends.
+async fn end_of(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Why no message could be received, in the terms of the protocol: OUT_OF_RANGE means a gap there.
+fn refused_message(status: Status) -> Status {
+    match status.code() {
+        Code::OutOfRange => status::invalid(
+            "message",
+            &format!(
+                "it is larger than {} bytes",
+                imprint_proto::MAX_MESSAGE_BYTES
+            ),
+        ),
+        _ => status,
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn from_store(error: &Error) -> Status {
     }
     let message = error.to_string();
     match error {
-        Error::NotFound { .. } => Status::not_found(message),
+        Error::NotFound { .. } => detailed(Code::NotFound, message, "NOT_FOUND", []),
         Error::Invalid { field, problem } => invalid(field, problem),
         Error::StaleAttempt { run, attempt } => {
             let about = [

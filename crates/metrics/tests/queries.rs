@@ -2,13 +2,13 @@
 
 use imprint_core::{StepReadings, UpdateStats};
 use imprint_metrics::serve;
+use imprint_proto::Channel;
 use imprint_proto::pb;
 use imprint_proto::pb::metrics_client::MetricsClient;
 use imprint_store::ingest::{Message, Writer};
 use imprint_telemetry::Vitals;
 use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 

@@ -1,182 +1,22 @@
 //! The service as a trainer meets it: over a socket, with a real Postgres behind it.
 
-use std::net::SocketAddr;
+mod harness;
+
 use std::time::Duration;
 
-use imprint_core::{StepReadings, UpdateStats};
-use imprint_metrics::serve;
 use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
 use imprint_proto::pb::ingest_response::Message as Response;
 use imprint_proto::pb::metrics_client::MetricsClient;
-use imprint_telemetry::Vitals;
 use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run, wait_until};
-use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::Code;
 use tonic_types::StatusExt as _;
 
 #[path = "service/watched.rs"]
 mod watched;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Service {
-    address: SocketAddr,
-    vitals: Vitals,
-    shutdown: CancellationToken,
-    ended: tokio::task::JoinHandle<Result<(), imprint_metrics::Error>>,
-}
-
-impl Service {
-    async fn start(db: &TestDb) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let vitals = Vitals::default();
-        let (store, shown, stop) = (db.store.clone(), vitals.clone(), shutdown.clone());
-        let ended = tokio::spawn(async move { serve(listener, store, &shown, stop).await });
-        Self {
-            address,
-            vitals,
-            shutdown,
-            ended,
-        }
-    }
-
-    fn channel(&self) -> Channel {
-        imprint_proto::connect_lazy(&format!("http://{}", self.address)).unwrap()
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        tokio::time::timeout(PATIENCE, self.ended)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-    }
-}
-
-/// The trainer's end of a stream.
-struct Trainer {
-    sender: mpsc::Sender<pb::IngestRequest>,
-    answers: Streaming<pb::IngestResponse>,
-}
-
-impl Trainer {
-    async fn connect(service: &Service, first: Request) -> Result<Self, Status> {
-        let (sender, messages) = mpsc::channel(64);
-        let message = Some(first);
-        sender.send(pb::IngestRequest { message }).await.unwrap();
-        let answers = MetricsClient::new(service.channel())
-            .ingest(ReceiverStream::new(messages))
-            .await?
-            .into_inner();
-        Ok(Self { sender, answers })
-    }
-
-    /// Connects and opens; returns the cursors too.
-    async fn open(service: &Service, open: pb::Open) -> Result<(Self, (u32, u32)), Status> {
-        let mut trainer = Self::connect(service, Request::Open(open)).await?;
-        match trainer.answer().await? {
-            Some(Response::Opened(at)) => Ok((trainer, (at.next_reading, at.next_update))),
-            other => panic!("{other:?} is no answer to `open`"),
-        }
-    }
-
-    async fn send(&self, message: Request) {
-        // Where the stream has ended, the answers tell why.
-        let message = Some(message);
-        let _ = self.sender.send(pb::IngestRequest { message }).await;
-    }
-
-    async fn answer(&mut self) -> Result<Option<Response>, Status> {
-        let answer = tokio::time::timeout(PATIENCE, self.answers.message())
-            .await
-            .expect("the service answers");
-        answer.map(|a| a.and_then(|a| a.message))
-    }
-
-    /// Waits until everything below the cursors is acknowledged.
-    async fn acknowledged(&mut self, next_reading: u32, next_update: u32) {
-        loop {
-            match self.answer().await.unwrap().expect("the stream goes on") {
-                Response::Acknowledged(a) => {
-                    if (a.next_reading, a.next_update) == (next_reading, next_update) {
-                        return;
-                    }
-                }
-                Response::Opened(_) => panic!("opened twice"),
-            }
-        }
-    }
-
-    async fn refusal(&mut self) -> Status {
-        loop {
-            match self.answer().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("the stream ended well"),
-                Err(status) => return status,
-            }
-        }
-    }
-}
-
-fn open(run_id: i32, attempt: u32, resume_step: u32) -> pb::Open {
-    pb::Open {
-        run_id,
-        attempt,
-        resume_step,
-        machine: "machine".to_owned(),
-    }
-}
-
-fn reading(run: &SeedRun, index: u32, measured_by: u32) -> Request {
-    let values = vec![-((measured_by * 1000 + index) as f32); run.n_probes() as usize];
-    let readings = StepReadings {
-        index,
-        step: run.reading_steps()[index as usize],
-        measured_by,
-        first_sum_nats: values.clone(),
-        target_sum_nats: values.clone(),
-        full_sum_nats: values,
-    };
-    Request::Reading((&readings).into())
-}
-
-fn update(step: u32, measured_by: u32) -> Request {
-    let stats = UpdateStats {
-        step,
-        measured_by,
-        loss_nats: f64::from(measured_by),
-        ..UpdateStats::default()
-    };
-    Request::Update((&stats).into())
-}
-
-/// (reading, attempt, value) of all that is stored.
-async fn stored(db: &TestDb, run_id: i32) -> Vec<(i32, i32, f32)> {
-    sqlx::query_as(
-        "select reading, attempt, target_sum_nats[1] from imprint.step_reading
-         where run_id = $1 order by reading",
-    )
-    .bind(run_id)
-    .fetch_all(db.store.pool())
-    .await
-    .unwrap()
-}
-
-fn measured(parts: &[(std::ops::Range<i32>, i32)]) -> Vec<(i32, i32, f32)> {
-    let row = |i, by: i32| (i, by, -((by * 1000 + i) as f32));
-    parts
-        .iter()
-        .flat_map(|(r, by)| r.clone().map(move |i| row(i, *by)))
-        .collect()
-}
+use harness::{PATIENCE, Service, Trainer, measured, open, reading, stored, update};
 
 #[tokio::test]
 async fn a_run_is_delivered_interrupted_and_resumed() {
@@ -269,7 +109,9 @@ async fn each_kind_of_failure_has_its_code() {
     assert_eq!(refused_open(open(99, 1, 0)).await, Code::NotFound);
     assert_eq!(refused_open(open(id, 2, 0)).await, Code::Aborted);
     assert_eq!(refused_open(open(id, 1, 99)).await, Code::InvalidArgument);
-    let mut unopened = Trainer::connect(&service, update(0, 1)).await.unwrap();
+    let mut unopened = Trainer::connect(service.channel(), update(0, 1))
+        .await
+        .unwrap();
     assert_eq!(unopened.refusal().await.code(), Code::InvalidArgument);
 
     let refused = |message| async {

@@ -112,7 +112,7 @@ async fn every_span_of_a_step_from_the_trainer_to_the_commit_is_in_one_trace() {
     }
     spool.close();
     let delivery = Delivery {
-        metrics_url,
+        metrics: metrics_url.into(),
         open,
         spool: dir.path().join("spool"),
         extent: spool.extent(),

@@ -16,16 +16,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imprint_access::{Door, GrantSigner};
 use imprint_proto::pb::attempts_server::AttemptsServer;
 use imprint_proto::pb::orchestrator_server::OrchestratorServer;
 use imprint_store::Store;
 use imprint_telemetry::Vitals;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
 
-use crate::local::Local;
+use crate::local::{Local, Trainer};
 use crate::scheduler::Scheduler;
 use crate::series::Series;
 use crate::service::Service;
@@ -36,8 +34,15 @@ const SERVICES: &[&str] = &["imprint.v1.Orchestrator", "imprint.v1.Attempts"];
 /// How an orchestrator is set up.
 #[derive(Debug)]
 pub struct Config {
-    /// Where it listens; trainers of this machine are given its address.
-    pub listener: TcpListener,
+    /// Where it listens, and who may come.
+    pub door: Door,
+    /// Where trainers find it, such as `https://lab.example:7432`; where absent, at the address that
+    /// it listens at.
+    pub url: Option<String>,
+    /// Signs what trainers show; where absent, they show nothing.
+    pub signer: Option<Arc<GrantSigner>>,
+    /// Whom trainers trust, and what they show besides tokens.
+    pub trainer_certificates: TrainerCertificates,
     /// Where trainers send readings, such as `http://127.0.0.1:7431`.
     pub metrics_url: String,
     /// Each run's files are in `runs/<run id>` of this directory.
@@ -53,6 +58,16 @@ pub struct Config {
     pub vitals: Vitals,
 }
 
+/// The files of a trainer's end of TLS, where services ask for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrainerCertificates {
+    /// Certificates of the authority that signed the services' (PEM); those of the system where
+    /// absent.
+    pub ca: Option<PathBuf>,
+    /// The trainers' certificate (PEM) and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
 /// How long things may take and how often they are tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
@@ -63,6 +78,12 @@ pub struct Limits {
     /// How long a trainer that was started may take to begin its attempt; then it is killed and
     /// started again.
     pub begin_within: Duration,
+    /// How long a trainer may begin attempts of its run and speak for them: longer than any job waits
+    /// and runs.
+    pub run_token: Duration,
+    /// How long an attempt may write readings after the orchestrator's last word; then they wait in
+    /// its spool until there is an orchestrator again.
+    pub attempt_token: Duration,
     /// How long a trainer goes on delivering after its last step; then the run stays `delivering`.
     pub deliver_timeout: Duration,
     /// Attempts in a row that may end without getting any further; with that many the run fails.
@@ -82,6 +103,8 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(2),
             lease: Duration::from_secs(30),
             begin_within: Duration::from_secs(120),
+            run_token: Duration::from_secs(60 * 24 * 3600),
+            attempt_token: Duration::from_secs(24 * 3600),
             deliver_timeout: Duration::from_secs(600),
             max_barren_attempts: 3,
             first_back_off: Duration::from_secs(1),
@@ -106,8 +129,8 @@ impl Limits {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the orchestrator's address cannot be told")]
-    Address(#[source] io::Error),
+    #[error("the door of the orchestrator")]
+    Door(#[source] imprint_access::Error),
     #[error("cannot use the data directory {path}")]
     DataDir {
         path: PathBuf,
@@ -133,11 +156,11 @@ pub async fn serve(
     store: Store,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let address = config.listener.local_addr().map_err(Error::Address)?;
-    let url = match address.ip() {
-        ip if ip.is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
-        _ => format!("http://{address}"),
+    let url = match config.url {
+        Some(url) => url,
+        None => own_url(&config.door).map_err(Error::Door)?,
     };
+    let (server, incoming) = config.door.open().map_err(Error::Door)?;
     let runs_dir = config.data_dir.join("runs");
     let runs_dir = std::fs::create_dir_all(&runs_dir)
         .and_then(|()| runs_dir.canonicalize())
@@ -156,6 +179,7 @@ pub async fn serve(
         store: store.clone(),
         limits: config.limits,
         metrics_url: config.metrics_url,
+        signer: config.signer.clone(),
         runs_dir: runs_dir.clone(),
         wake: wake.clone(),
         series: series.clone(),
@@ -164,22 +188,29 @@ pub async fn serve(
     let descriptors = imprint_proto::FILE_DESCRIPTOR_SET;
     let (standing, beside) =
         imprint_telemetry::standing("orchestrator", SERVICES, descriptors, &config.vitals).await?;
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+    let mut server = server;
+    let server = server
         .add_routes(beside)
         .add_service(
             OrchestratorServer::new(service.clone())
                 .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES),
         )
         .add_service(AttemptsServer::new(service))
-        .serve_with_incoming_shutdown(
-            TcpListenerStream::new(config.listener),
-            until_true(draining),
-        );
+        .serve_with_incoming_shutdown(incoming, until_true(draining));
     let mut server = tokio::spawn(server);
     let scheduler = Scheduler {
         store: store.clone(),
-        local: Local::new(config.trainer, config.environment, url.clone(), runs_dir),
+        local: Local::new(
+            Trainer {
+                program: config.trainer,
+                environment: config.environment,
+                orchestrator_url: url.clone(),
+                certificates: config.trainer_certificates,
+                signer: config.signer,
+                token_lasts: config.limits.run_token,
+            },
+            runs_dir,
+        ),
         host: host.to_string_lossy().into_owned(),
         slots: config.slots,
         limits: config.limits,
@@ -210,6 +241,15 @@ pub async fn serve(
             Ok(())
         }
     }
+}
+
+/// Where programs of this machine reach a door.
+fn own_url(door: &Door) -> Result<String, imprint_access::Error> {
+    let (scheme, address) = (door.scheme(), door.address()?);
+    Ok(match address.ip() {
+        ip if ip.is_unspecified() => format!("{scheme}://127.0.0.1:{}", address.port()),
+        _ => format!("{scheme}://{address}"),
+    })
 }
 
 /// How long calls in progress have when everything else has ended; then they are cut off.

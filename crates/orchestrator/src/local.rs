@@ -6,12 +6,19 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
+use imprint_access::{Grant, GrantSigner};
+use imprint_telemetry::one_line;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::TrainerCertificates;
 use crate::plan::Process;
+
+/// Where a run's trainer finds its token, in the run's directory.
+const TOKEN_FILE: &str = "token";
 
 /// How often shutting down looks whether a process has ended.
 const POLL: Duration = Duration::from_millis(20);
@@ -22,11 +29,50 @@ const LOG_TAIL_BYTES: u64 = 4096;
 /// The longest line of a log that becomes part of a reason.
 const LOG_LINE_CHARS: usize = 300;
 
+/// What every trainer is started with.
+pub(crate) struct Trainer {
+    pub(crate) program: PathBuf,
+    /// What it is told in its environment: nothing that is secret.
+    pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) orchestrator_url: String,
+    pub(crate) certificates: TrainerCertificates,
+    /// Where absent, trainers need no tokens.
+    pub(crate) signer: Option<Arc<GrantSigner>>,
+    pub(crate) token_lasts: Duration,
+}
+
+impl Trainer {
+    /// The command that starts a run's trainer.
+    ///
+    /// Its token lies in a file that only its owner can read: arguments and environments are seen by
+    /// others, and kept.
+    fn command(&self, run_id: i32, run_dir: &Path) -> Result<Command, String> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["run", "--run-id", &run_id.to_string()])
+            .args(["--orchestrator", &self.orchestrator_url])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(ca) = &self.certificates.ca {
+            command.arg("--ca").arg(ca);
+        }
+        if let Some((certificate, key)) = &self.certificates.identity {
+            command.arg("--client-cert").arg(certificate);
+            command.arg("--client-key").arg(key);
+        }
+        if let Some(signer) = &self.signer {
+            let path = run_dir.join(TOKEN_FILE);
+            let expires = SystemTime::now() + self.token_lasts;
+            let token = signer.sign(&Grant::for_run(run_id, expires));
+            token.replace(&path).map_err(|e| one_line(&e))?;
+            command.arg("--token-file").arg(path);
+        }
+        Ok(command)
+    }
+}
+
 /// Trainer processes of this machine, one a run at most.
 pub(crate) struct Local {
-    trainer: PathBuf,
-    environment: Vec<(&'static str, String)>,
-    orchestrator_url: String,
+    trainer: Trainer,
     runs_dir: PathBuf,
     held: BTreeMap<i32, Held>,
 }
@@ -42,16 +88,9 @@ struct Held {
 }
 
 impl Local {
-    pub(crate) fn new(
-        trainer: PathBuf,
-        environment: Vec<(&'static str, String)>,
-        orchestrator_url: String,
-        runs_dir: PathBuf,
-    ) -> Self {
+    pub(crate) fn new(trainer: Trainer, runs_dir: PathBuf) -> Self {
         Self {
             trainer,
-            environment,
-            orchestrator_url,
             runs_dir,
             held: BTreeMap::new(),
         }
@@ -79,14 +118,13 @@ impl Local {
     }
 
     fn spawn(&self, run_id: i32) -> Result<(Child, PathBuf), String> {
-        let logs = self.runs_dir.join(run_id.to_string()).join("logs");
+        let run_dir = self.runs_dir.join(run_id.to_string());
+        let logs = run_dir.join("logs");
         let (log, path) =
             new_log(&logs).map_err(|e| format!("cannot write below {}: {e}", logs.display()))?;
+        let mut command = self.trainer.command(run_id, &run_dir)?;
         let child = log.try_clone().and_then(|stderr| {
-            Command::new(&self.trainer)
-                .args(["run", "--run-id", &run_id.to_string()])
-                .args(["--orchestrator", &self.orchestrator_url])
-                .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            command
                 .stdin(Stdio::null())
                 .stdout(log)
                 .stderr(stderr)
@@ -97,7 +135,7 @@ impl Local {
         });
         match child {
             Ok(child) => Ok((child, path)),
-            Err(e) => Err(format!("{}: {e}", self.trainer.display())),
+            Err(e) => Err(format!("{}: {e}", self.trainer.program.display())),
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use imprint_access::{Caller, Grant, GrantSigner};
 use imprint_core::Settled;
 use imprint_proto::pb;
 use imprint_proto::pb::attempts_server::Attempts;
@@ -33,6 +34,8 @@ pub(crate) struct Service {
     pub(crate) store: Store,
     pub(crate) limits: Limits,
     pub(crate) metrics_url: String,
+    /// Signs what attempts show to the metrics service, where it asks.
+    pub(crate) signer: Option<Arc<GrantSigner>>,
     pub(crate) runs_dir: PathBuf,
     pub(crate) series: Series,
     /// Wakes the scheduler.
@@ -46,6 +49,16 @@ fn no_experiment(name: &str) -> Status {
 }
 
 impl Service {
+    /// Leave to write an attempt's readings; empty where nobody asks for it.
+    fn attempt_token(&self, run_id: i32, attempt: u32) -> String {
+        let Some(signer) = &self.signer else {
+            return String::new();
+        };
+        let expires = SystemTime::now() + self.limits.attempt_token;
+        let grant = Grant::for_attempt(run_id, attempt, expires);
+        signer.sign(&grant).expose().to_owned()
+    }
+
     async fn look(&self, name: &str) -> Result<pb::Experiment, Status> {
         let runs = self.store.experiment_runs(name).await.map_err(from_store)?;
         let runs = runs.ok_or_else(|| no_experiment(name))?;
@@ -172,7 +185,9 @@ impl Attempts for Service {
         &self,
         request: Request<pb::BeginAttemptRequest>,
     ) -> Result<Response<pb::BeginAttemptResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
+        caller.may_speak_for(request.run_id)?;
         let run_id = request.run_id;
         let process = Process {
             host: request.host,
@@ -213,6 +228,7 @@ impl Attempts for Service {
             heartbeat_ms: self.limits.heartbeat.as_millis() as u32,
             deliver_timeout_ms: self.limits.deliver_timeout.as_millis() as u32,
             settled_json,
+            attempt_token: self.attempt_token(run_id, begun.attempt),
         }))
     }
 
@@ -220,7 +236,9 @@ impl Attempts for Service {
         &self,
         request: Request<pb::SettleRunRequest>,
     ) -> Result<Response<pb::SettleRunResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
+        caller.may_speak_for(request.run_id)?;
         let settled: Settled = serde_json::from_str(&request.settled_json)
             .map_err(|e| invalid(format!("settled_json: {e}")))?;
         let stands = self
@@ -237,7 +255,9 @@ impl Attempts for Service {
         &self,
         request: Request<pb::HeartbeatRequest>,
     ) -> Result<Response<pb::HeartbeatResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
+        caller.may_speak_for(request.run_id)?;
         let progress = Progress {
             step: request.step,
             steps_per_second: request.steps_per_second,
@@ -253,14 +273,19 @@ impl Attempts for Service {
             )
             .await;
         let stop = renewed.map_err(from_store)?;
-        Ok(Response::new(pb::HeartbeatResponse { stop }))
+        Ok(Response::new(pb::HeartbeatResponse {
+            stop,
+            attempt_token: self.attempt_token(request.run_id, request.attempt),
+        }))
     }
 
     async fn record_state(
         &self,
         request: Request<pb::RecordStateRequest>,
     ) -> Result<Response<pb::RecordStateResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
+        caller.may_speak_for(request.run_id)?;
         let state = request.state.ok_or_else(|| invalid("state: is missing"))?;
         if state.attempt != request.attempt {
             return Err(invalid(format!(
@@ -291,7 +316,9 @@ impl Attempts for Service {
         &self,
         request: Request<pb::EndAttemptRequest>,
     ) -> Result<Response<pb::EndAttemptResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
+        caller.may_speak_for(request.run_id)?;
         let outcome = request.outcome();
         let reason = request.reason;
         let end = match outcome {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use imprint_core::Settled;
-use imprint_orchestrator::{Config, Error, Limits};
+use imprint_orchestrator::{Config, Error, Limits, TrainerCertificates};
+use imprint_proto::Channel;
 use imprint_proto::pb;
 use imprint_proto::pb::RunState;
 use imprint_proto::pb::attempts_client::AttemptsClient;
@@ -17,7 +18,6 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -60,7 +60,10 @@ async fn bench_on(db: TestDb, trainer: Option<&str>, lease: Duration) -> Bench {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let vitals = Vitals::default();
     let config = Config {
-        listener,
+        door: listener.into(),
+        url: None,
+        signer: None,
+        trainer_certificates: TrainerCertificates::default(),
         metrics_url: "http://127.0.0.1:1".to_owned(),
         data_dir: dir.path().join("data"),
         trainer: program,

@@ -2,10 +2,17 @@
 //!
 //! Messages are checked once, when they are received (`TryFrom<pb::…>`); sending cannot fail.
 
-use std::time::Duration;
+mod client;
+mod secret;
+
+use std::fmt;
 
 use imprint_core::{StepReadings, UpdateStats};
-use tonic::transport::{Channel, Endpoint};
+
+pub use client::{
+    Channel, CredentialFiles, Credentials, Error, Target, Token, connect, connect_lazy,
+};
+pub use secret::{Secret, SecretError};
 
 /// Generated messages, clients and servers.
 #[allow(
@@ -25,67 +32,40 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// Largest message accepted: a reading of 1.3 million probes.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
+/// A message that cannot be right.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("`{url}` is not an address of a service (want something like http://127.0.0.1:7431)")]
-    Address {
-        url: String,
-        #[source]
-        source: tonic::transport::Error,
-    },
-    #[error("no {service} service answers at {url}")]
-    Unreachable {
-        service: &'static str,
-        url: String,
-        #[source]
-        source: tonic::transport::Error,
-    },
-    #[error("{field}: {problem}")]
-    Invalid {
-        field: &'static str,
-        problem: String,
-    },
-}
-
-/// A connection that is made now, or an error that names the service and its address.
-///
-/// # Errors
-/// When the address cannot be parsed or nothing answers within five seconds.
-pub async fn connect(service: &'static str, url: &str) -> Result<Channel, Error> {
-    endpoint(url)?
-        .connect()
-        .await
-        .map_err(|source| Error::Unreachable {
-            service,
-            url: url.to_owned(),
-            source,
-        })
-}
-
-/// A connection that is made when it is first used, and again whenever it was lost.
-///
-/// # Errors
-/// When the address cannot be parsed.
-pub fn connect_lazy(url: &str) -> Result<Channel, Error> {
-    Ok(endpoint(url)?.connect_lazy())
-}
-
-fn endpoint(url: &str) -> Result<Endpoint, Error> {
-    Ok(Endpoint::from_shared(url.to_owned())
-        .map_err(|source| Error::Address {
-            url: url.to_owned(),
-            source,
-        })?
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .tcp_nodelay(true))
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    pub field: &'static str,
+    pub problem: String,
 }
 
 impl pb::RunState {
     /// Whether nothing more happens to the run unless somebody asks for it.
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Complete | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl fmt::Debug for pb::BeginAttemptResponse {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BeginAttemptResponse")
+            .field("attempt", &self.attempt)
+            .field("run_dir", &self.run_dir)
+            .field("metrics_url", &self.metrics_url)
+            .field("next_reading", &self.next_reading)
+            .field("next_update", &self.next_update)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for pb::HeartbeatResponse {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeartbeatResponse")
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,8 +78,8 @@ fn to_bytes(values: &[f32]) -> bytes::Bytes {
 }
 
 /// Values of one span, checked: whole float32s, finite, at most 0.
-fn from_bytes(field: &'static str, bytes: &[u8]) -> Result<Vec<f32>, Error> {
-    let invalid = |problem| Error::Invalid { field, problem };
+fn from_bytes(field: &'static str, bytes: &[u8]) -> Result<Vec<f32>, Invalid> {
+    let invalid = |problem| Invalid { field, problem };
     if !bytes.len().is_multiple_of(4) {
         return Err(invalid(format!(
             "{} bytes are not whole float32 values",
@@ -134,9 +114,9 @@ impl From<&StepReadings> for pb::Reading {
 }
 
 impl TryFrom<pb::Reading> for StepReadings {
-    type Error = Error;
+    type Error = Invalid;
 
-    fn try_from(r: pb::Reading) -> Result<Self, Error> {
+    fn try_from(r: pb::Reading) -> Result<Self, Invalid> {
         let readings = Self {
             index: r.index,
             step: r.step,
@@ -148,7 +128,7 @@ impl TryFrom<pb::Reading> for StepReadings {
         let n = readings.first_sum_nats.len();
         if [readings.target_sum_nats.len(), readings.full_sum_nats.len()] != [n, n] {
             let problem = "the three spans have different numbers of probes".to_owned();
-            return Err(Error::Invalid {
+            return Err(Invalid {
                 field: "reading",
                 problem,
             });
@@ -175,12 +155,12 @@ impl From<&UpdateStats> for pb::Update {
 }
 
 impl TryFrom<pb::Update> for UpdateStats {
-    type Error = Error;
+    type Error = Invalid;
 
-    fn try_from(u: pb::Update) -> Result<Self, Error> {
+    fn try_from(u: pb::Update) -> Result<Self, Invalid> {
         if !u.loss_nats.is_finite() {
             let problem = format!("the loss of update {} is {}", u.step, u.loss_nats);
-            return Err(Error::Invalid {
+            return Err(Invalid {
                 field: "loss_nats",
                 problem,
             });

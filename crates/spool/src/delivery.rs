@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use imprint_proto::Target;
 use imprint_proto::pb::ingest_request::Message;
 use imprint_proto::pb::{self, ingest_response, metrics_client::MetricsClient};
 use imprint_telemetry::{follow, step_span, traceparent};
@@ -36,7 +37,8 @@ pub enum Error {
 
 /// What is delivered where.
 pub struct Delivery {
-    pub metrics_url: String,
+    /// The metrics service; its token may be renewed meanwhile.
+    pub metrics: Target,
     /// Claims the stream: the spool's own header, or that of an attempt which delivers for it.
     pub open: pb::Open,
     pub spool: PathBuf,
@@ -58,6 +60,7 @@ impl From<Status> for Interruption {
             Code::InvalidArgument
             | Code::NotFound
             | Code::OutOfRange
+            | Code::PermissionDenied
             | Code::FailedPrecondition => Self::Final(Error::Rejected(status.message().to_owned())),
             _ => Self::Lost(status),
         }
@@ -90,7 +93,7 @@ impl Delivery {
                     if !told {
                         tracing::warn!(
                             "cannot deliver readings to {}: {}; training goes on, they are spooled",
-                            self.metrics_url,
+                            self.metrics.url,
                             status.message()
                         );
                         told = true;
@@ -103,7 +106,7 @@ impl Delivery {
     }
 
     async fn connection(&self) -> Result<(), Interruption> {
-        let channel = imprint_proto::connect("metrics", &self.metrics_url)
+        let channel = imprint_proto::connect("metrics", self.metrics.clone())
             .await
             .map_err(|e| Status::unavailable(e.to_string()))?;
         let mut client =

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use imprint_proto::Target;
 use imprint_proto::pb::{self, attempts_client::AttemptsClient};
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -60,8 +61,8 @@ struct Said {
 /// When a later attempt has the run, the spool is damaged, or a service does not answer.
 pub async fn import(
     dir: &Path,
-    orchestrator_url: &str,
-    metrics_url: &str,
+    orchestrator: Target,
+    metrics: Target,
 ) -> Result<Imported, ImportError> {
     let reader = SpoolReader::open(dir)?;
     if reader.is_being_written()? {
@@ -71,9 +72,9 @@ pub async fn import(
     }
     let header = reader.header().clone();
     let said = said(reader)?;
-    imprint_proto::connect("metrics", metrics_url).await?;
-    let orchestrator = imprint_proto::connect("orchestrator", orchestrator_url).await?;
-    deliver(dir, &header, metrics_url).await?;
+    imprint_proto::connect("metrics", metrics.clone()).await?;
+    let orchestrator = imprint_proto::connect("orchestrator", orchestrator).await?;
+    deliver(dir, &header, metrics).await?;
 
     let imported = Imported {
         run_id: header.run_id,
@@ -136,11 +137,11 @@ fn said(mut reader: SpoolReader) -> Result<Said, ImportError> {
     Ok(said)
 }
 
-async fn deliver(dir: &Path, header: &pb::Open, metrics_url: &str) -> Result<(), ImportError> {
+async fn deliver(dir: &Path, header: &pb::Open, metrics: Target) -> Result<(), ImportError> {
     let extent = SpoolReader::open(dir)?.abandoned_extent()?;
     let (durable, mut acknowledged) = watch::channel(Cursors::default());
     let delivery = Delivery {
-        metrics_url: metrics_url.to_owned(),
+        metrics,
         open: header.clone(),
         spool: dir.to_owned(),
         extent: watch::channel(extent).1,

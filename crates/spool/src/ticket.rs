@@ -27,8 +27,10 @@ pub enum TicketError {
 pub fn write_ticket(
     path: &Path,
     run_id: i32,
-    begun: pb::BeginAttemptResponse,
+    mut begun: pb::BeginAttemptResponse,
 ) -> Result<(), TicketError> {
+    // Whoever works offline shows it to nobody, and it would have ended before the import.
+    begun.attempt_token.clear();
     let ticket = pb::Ticket {
         run_id,
         begun: Some(begun),

@@ -15,6 +15,7 @@ pub mod pages;
 pub mod results;
 pub mod roles;
 pub mod runs;
+pub mod tokens;
 pub mod verify;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 //!
 //! Everything here panics when it fails, with what it was doing: it is for tests only.
 
+mod certificates;
 mod database;
 mod many_runs;
 mod process;
@@ -11,6 +12,7 @@ mod seed;
 mod study;
 mod tmpfs;
 
+pub use certificates::{Authority, Certificate};
 pub use database::TestDb;
 pub use many_runs::{ManyRuns, ManyRunsReport, QueryCost};
 pub use process::{ChildGuard, bin, free_port, http_get, wait_until};

@@ -4,13 +4,14 @@
 //! what it decided.
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use imprint_core::Settled;
 use imprint_proto::pb::{self, attempts_client::AttemptsClient};
+use imprint_proto::{Channel, Secret, Target};
 use tokio::sync::{mpsc, watch};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::stop::{Stop, StopSignal};
@@ -28,6 +29,7 @@ pub(crate) struct Control {
     client: Option<AttemptsClient<Channel>>,
     run_id: i32,
     attempt: u32,
+    metrics: Target,
 }
 
 /// What heartbeats tell.
@@ -49,24 +51,37 @@ pub(crate) struct Unrecorded {
 /// # Errors
 /// When it does not answer in time, or does not let this run begin.
 pub(crate) async fn begin(
-    url: &str,
+    orchestrator: Target,
     request: pb::BeginAttemptRequest,
 ) -> anyhow::Result<(Control, pb::BeginAttemptResponse)> {
-    let mut client = AttemptsClient::new(imprint_proto::connect_lazy(url)?)
+    let credentials = orchestrator.credentials.clone();
+    let mut client = AttemptsClient::new(imprint_proto::connect_lazy(orchestrator)?)
         .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
     let run_id = request.run_id;
     let deadline = tokio::time::Instant::now() + BEGIN_WITHIN;
     loop {
         match within(client.begin_attempt(request.clone())).await {
-            Ok(begun) => {
+            Ok(mut begun) => {
+                // Taken out: what is left of the answer may be kept and shown.
+                let token = take(&mut begun.attempt_token);
+                let token = (!token.is_empty()).then(|| Secret::new(token));
+                let metrics = Target {
+                    url: begun.metrics_url.clone(),
+                    credentials: credentials.with_token(token.as_ref())?,
+                };
                 let control = Control {
                     client: Some(client),
                     run_id,
                     attempt: begun.attempt,
+                    metrics,
                 };
                 return Ok((control, begun));
             }
-            Err(s) if is_passing(&s) && tokio::time::Instant::now() < deadline => {
+            Err(s)
+                if is_passing(&s)
+                    && s.code() != Code::Unauthenticated
+                    && tokio::time::Instant::now() < deadline =>
+            {
                 tokio::time::sleep(PAUSE).await;
             }
             Err(s) => anyhow::bail!("cannot begin an attempt of run {run_id}: {}", s.message()),
@@ -81,11 +96,17 @@ impl Control {
             client: None,
             run_id,
             attempt,
+            metrics: Target::from(""),
         }
     }
 
     pub(crate) fn is_offline(&self) -> bool {
         self.client.is_none()
+    }
+
+    /// Where readings go; its token is renewed by the heartbeats.
+    pub(crate) fn metrics(&self) -> Target {
+        self.metrics.clone()
     }
 
     /// What the run's configuration leaves open, settled for all attempts: `settled`, unless an
@@ -149,8 +170,17 @@ impl Control {
                 undelivered_since_step: now.undelivered_since_step,
             };
             match within(client.heartbeat(request)).await {
-                Ok(answer) if answer.stop => stop.raise(Stop::Asked),
-                Ok(_) => {}
+                Ok(answer) => {
+                    if !answer.attempt_token.is_empty()
+                        && let Err(e) = (self.metrics.credentials.token)
+                            .renew(&Secret::new(answer.attempt_token))
+                    {
+                        tracing::warn!("the orchestrator sends no token that can be used: {e}");
+                    }
+                    if answer.stop {
+                        stop.raise(Stop::Asked);
+                    }
+                }
                 Err(s) if s.code() == Code::Aborted => {
                     return stop.raise(Stop::Stale(s.message().to_owned()));
                 }
@@ -269,6 +299,7 @@ fn is_passing(status: &Status) -> bool {
             | Code::InvalidArgument
             | Code::NotFound
             | Code::FailedPrecondition
+            | Code::PermissionDenied
             | Code::Unimplemented
     )
 }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use imprint_proto::{CredentialFiles, Target};
 use imprint_telemetry::Sampling;
 
 use self::run::Source;
@@ -49,6 +50,30 @@ enum Command {
         /// Work offline, by a ticket from `imprint take`; `imprint import` delivers later.
         #[arg(long, value_name = "FILE")]
         ticket: Option<PathBuf>,
+        /// A file with the run's token, where the orchestrator asks for one; nobody but its owner may
+        /// be able to read it.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        /// Certificates of the authority that signed the services' (PEM); those that this machine
+        /// trusts where absent.
+        #[arg(long, value_name = "FILE", env = "IMPRINT_CA")]
+        ca: Option<PathBuf>,
+        /// A certificate of this client (PEM), where services ask for one.
+        #[arg(
+            long,
+            value_name = "FILE",
+            env = "IMPRINT_CLIENT_CERT",
+            requires = "client_key"
+        )]
+        client_cert: Option<PathBuf>,
+        /// Its key (PEM); nobody but its owner may be able to read it.
+        #[arg(
+            long,
+            value_name = "FILE",
+            env = "IMPRINT_CLIENT_KEY",
+            requires = "client_cert"
+        )]
+        client_key: Option<PathBuf>,
     },
     /// Read every probe of a facts file once and print one JSON object a line.
     ///
@@ -113,11 +138,24 @@ fn run(command: Command, sampling: Sampling) -> anyhow::Result<ExitCode> {
             orchestrator,
             run_id,
             ticket,
+            token_file,
+            ca,
+            client_cert,
+            client_key,
         } => match (ticket, orchestrator, run_id) {
             (None, Some(url), Some(run_id)) => {
-                run::run(&Source::Orchestrator(url, run_id), sampling)
+                let files = CredentialFiles {
+                    ca,
+                    identity: client_cert.zip(client_key),
+                    token: token_file,
+                };
+                let credentials = files.load()?;
+                run::run(
+                    Source::Orchestrator(Target { url, credentials }, run_id),
+                    sampling,
+                )
             }
-            (Some(ticket), ..) => run::run(&Source::Ticket(ticket), sampling),
+            (Some(ticket), ..) => run::run(Source::Ticket(ticket), sampling),
             _ => Err(anyhow::anyhow!(
                 "give --orchestrator and --run-id, or --ticket"
             )),

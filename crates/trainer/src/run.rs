@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use imprint_core::{RunSpec, Settled, StepReadings, UpdateStats};
 use imprint_data::TrainingData;
 use imprint_lm::{Learner, PackedProbes};
+use imprint_proto::Target;
 use imprint_proto::pb::{self, AttemptOutcome};
 use imprint_spool::{
     Cursors, Delivery, DeliveryError, Record, ResumePoint, SpoolWriter, spool_dir,
@@ -54,7 +55,7 @@ impl Ending {
 /// Who says which attempt this is.
 pub(crate) enum Source {
     /// The orchestrator at an address, of a run.
-    Orchestrator(String, i32),
+    Orchestrator(Target, i32),
     /// A file from `imprint take`: the services are out of reach.
     Ticket(PathBuf),
 }
@@ -64,26 +65,26 @@ pub(crate) enum Source {
 /// # Errors
 /// When the attempt cannot begin, or what it needs is missing or wrong; the orchestrator has been
 /// told, as far as it could be reached.
-pub(crate) fn run(source: &Source, sampling: Sampling) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(source: Source, sampling: Sampling) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .context("start the asynchronous runtime")?;
     let (run_id, control, begun) = match source {
-        Source::Orchestrator(url, run_id) => {
+        Source::Orchestrator(orchestrator, run_id) => {
             let request = pb::BeginAttemptRequest {
-                run_id: *run_id,
+                run_id,
                 host: machine::host(),
                 pid: std::process::id(),
                 machine: machine::features(),
                 offline_seconds: None,
             };
-            let (control, begun) = runtime.block_on(control::begin(url, request))?;
-            (*run_id, control, begun)
+            let (control, begun) = runtime.block_on(control::begin(orchestrator, request))?;
+            (run_id, control, begun)
         }
         Source::Ticket(path) => {
-            let (run_id, begun) = imprint_spool::read_ticket(path)?;
+            let (run_id, begun) = imprint_spool::read_ticket(&path)?;
             (run_id, Control::offline(run_id, begun.attempt), begun)
         }
     };
@@ -228,7 +229,7 @@ impl Attempt<'_> {
             update: self.begun.next_update,
         });
         let delivery = Delivery {
-            metrics_url: self.begun.metrics_url.clone(),
+            metrics: self.control.metrics(),
             open,
             spool: spool_dir(run_dir, self.begun.attempt),
             extent: spool.extent(),

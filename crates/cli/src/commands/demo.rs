@@ -68,6 +68,7 @@ pub(crate) async fn run(telemetry: &Options, arguments: Arguments) -> Outcome {
     let setup = Setup {
         trainer: machine::trainer(arguments.trainer)?,
         slots: SLOTS,
+        tokens: false,
         well_known_ports: false,
         environment: telemetry.environment(),
     };

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use imprint_proto::Target;
 use imprint_store::embedded;
+use imprint_telemetry::one_line;
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
@@ -91,8 +93,8 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
             "no NVIDIA driver; runs use `device = \"cpu\"`",
         ),
         disk(&place.data_dir()),
-        service("orchestrator", &place.orchestrator_url()).await,
-        service("metrics", &place.metrics_url()).await,
+        service("orchestrator", place.orchestrator()).await,
+        service("metrics", place.metrics()).await,
     ];
     match arguments.output {
         Output::Json => print_json(&checks)?,
@@ -196,9 +198,17 @@ fn disk(data_dir: &Path) -> Check {
     }
 }
 
-async fn service(name: &'static str, url: &str) -> Check {
-    match imprint_proto::connect(name, url).await {
+async fn service(name: &'static str, target: Result<Target, Failure>) -> Check {
+    let target = match target {
+        Ok(target) => target,
+        Err(failure) => return Check::new(name, Verdict::Note, failure.to_string()),
+    };
+    let url = target.url.clone();
+    match imprint_proto::connect(name, target).await {
         Ok(_) => Check::new(name, Verdict::Ok, format!("answers at {url}")),
+        Err(error) if url.starts_with("https://") => {
+            Check::new(name, Verdict::Note, one_line(&error))
+        }
         Err(_) => Check::new(
             name,
             Verdict::Note,

@@ -2,9 +2,12 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use imprint_telemetry::{Options, Vitals};
+use imprint_access::{Door, GrantKeys, GrantSigner, Guard, KeyError, TlsFiles, public_key_of};
+use imprint_telemetry::{Options, Vitals, one_line};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +23,10 @@ use crate::system::signalled;
 /// For a cluster: one Postgres (DATABASE_URL), a metrics service and an orchestrator, each where it
 /// should be. SIGINT or SIGTERM drains.
 ///
-/// Example: `imprint serve metrics --listen 0.0.0.0:7431`
+/// Beyond this machine it listens only with a certificate, and asks every caller for a token (see
+/// docs/security.md).
+///
+/// Example: `imprint serve metrics --listen 0.0.0.0:7431 --tls-cert lab.pem --tls-key lab.key`
 #[derive(Debug, clap::Subcommand)]
 #[command(verbatim_doc_comment)]
 pub(crate) enum Role {
@@ -31,6 +37,13 @@ pub(crate) enum Role {
         listen: SocketAddr,
         #[command(flatten)]
         watched: Watched,
+        #[command(flatten)]
+        lock: Lock,
+        /// Public key of the orchestrator, to check trainers' tokens with (PEM).
+        ///
+        /// Where absent: token-key.pem.pub of the data directory, where the orchestrator writes it.
+        #[arg(long, value_name = "FILE", env = "IMPRINT_TOKEN_KEY_PUB")]
+        token_key_pub: Option<PathBuf>,
     },
     /// Take experiments, start, watch and retry the trainers of their runs, and fit what complete
     /// runs show.
@@ -40,6 +53,19 @@ pub(crate) enum Role {
         /// Address to listen at.
         #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7432")]
         listen: SocketAddr,
+        /// Address that trainers are given, such as https://lab.example:7432.
+        ///
+        /// Where absent: the one it listens at.
+        #[arg(long, value_name = "URL")]
+        advertise: Option<String>,
+        #[command(flatten)]
+        lock: Lock,
+        /// Key that signs trainers' tokens (PEM); made where there is none.
+        ///
+        /// Its public half is written beside it, with the ending .pub. Where absent: token-key.pem of
+        /// the data directory.
+        #[arg(long, value_name = "FILE", env = "IMPRINT_TOKEN_KEY")]
+        token_key: Option<PathBuf>,
         #[command(flatten)]
         local: Local,
         #[command(flatten)]
@@ -76,6 +102,68 @@ impl Watched {
     }
 }
 
+/// What a service asks of whoever calls it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Lock {
+    /// The service's certificate, then those that lead to a trusted one (PEM).
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        env = "IMPRINT_TLS_CERT"
+    )]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate (PEM); nobody but its owner may be able to read it.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_cert",
+        env = "IMPRINT_TLS_KEY"
+    )]
+    tls_key: Option<PathBuf>,
+    /// Certificates of the authority that signs clients' (PEM): those without one are not let in.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_cert",
+        env = "IMPRINT_CLIENT_CA"
+    )]
+    client_ca: Option<PathBuf>,
+    /// Ask for tokens also where only this machine listens; beyond it they are asked for anyway.
+    #[arg(long)]
+    tokens: bool,
+    /// Listen beyond this machine without TLS or tokens: whoever reaches the address may do
+    /// everything.
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl Lock {
+    fn asks_for_tokens(&self, listen: SocketAddr) -> bool {
+        self.tokens || (!self.insecure && !listen.ip().is_loopback())
+    }
+
+    /// A door at an address, locked as was asked.
+    async fn door(&self, listen: SocketAddr, guard: Option<Guard>) -> Result<Door, Failure> {
+        let mut door = Door::from(bind("--listen", listen).await?);
+        if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            door = door.with_tls(TlsFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: self.client_ca.clone(),
+            });
+        }
+        if let Some(guard) = guard {
+            door = door.with_guard(guard);
+        }
+        Ok(if self.insecure { door.insecure() } else { door })
+    }
+}
+
+fn bad_key(error: &KeyError) -> Failure {
+    Failure::bad_input(one_line(error))
+}
+
 pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outcome {
     let database = Database::provide(place).await?;
     let store = database.store.clone();
@@ -84,15 +172,51 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outco
     let (Role::Metrics { watched, .. } | Role::Orchestrator { watched, .. }) = &role;
     let served = async {
         match &role {
-            Role::Metrics { listen, .. } => {
-                let listener = bind("--listen", *listen).await?;
-                imprint_metrics::serve(listener, store, &vitals, stop.clone())
+            Role::Metrics {
+                listen,
+                lock,
+                token_key_pub,
+                ..
+            } => {
+                let guard = match lock.asks_for_tokens(*listen) {
+                    true => {
+                        let path = token_key_pub
+                            .clone()
+                            .unwrap_or_else(|| public_key_of(&place.token_key()));
+                        let keys = GrantKeys::of_file(&path).map_err(|e| bad_key(&e))?;
+                        Some(Guard::with_tokens(keys, store.clone()))
+                    }
+                    false => None,
+                };
+                let door = lock.door(*listen, guard).await?;
+                imprint_metrics::serve(door, store, &vitals, stop.clone())
                     .await
-                    .map_err(Failure::doing("the metrics service"))
+                    .map_err(of_metrics)
             }
-            Role::Orchestrator { listen, local, .. } => {
+            Role::Orchestrator {
+                listen,
+                advertise,
+                lock,
+                token_key,
+                local,
+                ..
+            } => {
+                let signer = match lock.asks_for_tokens(*listen) {
+                    true => {
+                        let path = token_key.clone().unwrap_or_else(|| place.token_key());
+                        let signer = GrantSigner::of_file(&path).map_err(|e| bad_key(&e))?;
+                        Some(Arc::new(signer))
+                    }
+                    false => None,
+                };
+                let guard = signer
+                    .as_ref()
+                    .map(|signer| Guard::with_tokens(signer.keys(), store.clone()));
                 let config = imprint_orchestrator::Config {
-                    listener: bind("--listen", *listen).await?,
+                    door: lock.door(*listen, guard).await?,
+                    url: advertise.clone(),
+                    signer,
+                    trainer_certificates: place.certificates(),
                     metrics_url: place.metrics_url(),
                     data_dir: place.data_dir(),
                     trainer: local.trainer()?,
@@ -107,7 +231,7 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outco
                 };
                 let served = imprint_orchestrator::serve(config, store, stop.cancelled()).await;
                 analyst.abort();
-                served.map_err(Failure::doing("the orchestrator"))
+                served.map_err(of_orchestrator)
             }
         }
     };
@@ -128,6 +252,21 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outco
     };
     database.close().await?;
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// A door that cannot be opened is the user's to mend.
+fn of_metrics(error: imprint_metrics::Error) -> Failure {
+    match error {
+        imprint_metrics::Error::Door { source } => Failure::bad_input(one_line(&source)),
+        other => Failure::doing("the metrics service")(other),
+    }
+}
+
+fn of_orchestrator(error: imprint_orchestrator::Error) -> Failure {
+    match error {
+        imprint_orchestrator::Error::Door(source) => Failure::bad_input(one_line(&source)),
+        other => Failure::doing("the orchestrator")(other),
+    }
 }
 
 async fn bind(option: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

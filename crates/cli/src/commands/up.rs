@@ -27,6 +27,12 @@ use crate::system::{Setup, System, signalled};
 pub(crate) struct Arguments {
     #[command(flatten)]
     local: Local,
+    /// Ask every caller for a token, on a machine that others log in to as well.
+    ///
+    /// Clients with the same data directory show theirs by themselves: it lies there in a file that
+    /// only you can read.
+    #[arg(long, env = "IMPRINT_TOKENS")]
+    tokens: bool,
 }
 
 /// What trainers of this machine may use.
@@ -58,6 +64,7 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, arguments: Arguments
     let setup = Setup {
         trainer: arguments.local.trainer()?,
         slots: arguments.local.slots(),
+        tokens: arguments.tokens,
         well_known_ports: true,
         environment: telemetry.environment(),
     };

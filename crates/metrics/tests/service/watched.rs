@@ -1,7 +1,9 @@
 //! The service as those who watch it see it: the port for Prometheus, and health.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
+use imprint_proto::Channel;
 use imprint_testkit::http_get;
 use tokio::net::TcpListener;
 use tonic_health::pb::HealthCheckRequest;
@@ -84,7 +86,7 @@ async fn prometheus_is_told_what_comes_in_and_what_is_committed() {
     assert_eq!(trainer.refusal().await.code(), Code::OutOfRange);
     let refused = Trainer::open(&service, open(99, 1, 0)).await;
     assert_eq!(refused.map(drop).unwrap_err().code(), Code::NotFound);
-    let mut half = Trainer::connect(&service, Request::Update(Default::default()))
+    let mut half = Trainer::connect(service.channel(), Request::Update(Default::default()))
         .await
         .unwrap();
     assert_eq!(half.refusal().await.code(), Code::InvalidArgument);

@@ -12,9 +12,61 @@ fn executor(script: &str) -> (TempDir, Local) {
     let trainer = dir.path().join("trainer");
     fs::write(&trainer, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&trainer, fs::Permissions::from_mode(0o755)).unwrap();
-    let url = "http://127.0.0.1:1".to_owned();
-    let local = Local::new(trainer, Vec::new(), url, dir.path().join("runs"));
+    let local = Local::new(unlocked(trainer), dir.path().join("runs"));
     (dir, local)
+}
+
+fn unlocked(program: PathBuf) -> Trainer {
+    Trainer {
+        program,
+        environment: Vec::new(),
+        orchestrator_url: "http://127.0.0.1:1".to_owned(),
+        certificates: TrainerCertificates::default(),
+        signer: None,
+        token_lasts: Duration::from_secs(60),
+    }
+}
+
+#[test]
+fn a_trainer_finds_its_token_in_a_file_and_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let signer = GrantSigner::of_file(&dir.path().join("key")).unwrap();
+    let trainer = Trainer {
+        certificates: TrainerCertificates {
+            ca: Some("ca.pem".into()),
+            identity: Some(("client.pem".into(), "client.key".into())),
+        },
+        signer: Some(Arc::new(signer)),
+        ..unlocked("trainer".into())
+    };
+    let command = trainer.command(5, dir.path()).unwrap();
+    let token = imprint_proto::Secret::read(&dir.path().join("token")).unwrap();
+    let mode = fs::metadata(dir.path().join("token"))
+        .unwrap()
+        .permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+    let shown: Vec<_> = command.get_args().map(|a| a.to_str().unwrap()).collect();
+    let path = dir.path().join("token");
+    assert_eq!(
+        shown,
+        [
+            "run",
+            "--run-id",
+            "5",
+            "--orchestrator",
+            "http://127.0.0.1:1",
+            "--ca",
+            "ca.pem",
+            "--client-cert",
+            "client.pem",
+            "--client-key",
+            "client.key",
+            "--token-file",
+            path.to_str().unwrap(),
+        ]
+    );
+    assert!(!format!("{command:?}").contains(token.expose()));
+    assert_eq!(command.get_envs().count(), 0);
 }
 
 /// The line that says why, whatever a log looks like.
@@ -38,7 +90,7 @@ fn the_reason_of_an_end_is_the_last_line_of_the_log() {
 #[test]
 fn trainers_are_told_what_the_orchestrator_is_told() {
     let (dir, mut local) = executor("echo $IMPRINT_LOG_FORMAT; exit 1");
-    local.environment = vec![("IMPRINT_LOG_FORMAT", "json".to_owned())];
+    local.trainer.environment = vec![("IMPRINT_LOG_FORMAT", "json".to_owned())];
     local.start(1);
     assert!(wait_for_exit(&mut local, 1).ends_with(": json"));
     drop(dir);
@@ -139,7 +191,7 @@ fn a_trainer_of_an_earlier_orchestrator_is_observed_and_stopped() {
     let pid = earlier.processes()[&5].pid;
 
     let trainer = dir.path().join("trainer");
-    let mut local = Local::new(trainer, Vec::new(), String::new(), dir.path().join("runs"));
+    let mut local = Local::new(unlocked(trainer), dir.path().join("runs"));
     local.adopt(5, pid);
     assert_eq!(local.processes()[&5].exit, None);
     local.adopt(6, pid);

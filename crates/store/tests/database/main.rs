@@ -12,6 +12,7 @@ mod results;
 mod roles;
 mod schema;
 mod sql;
+mod tokens;
 
 use imprint_core::{StepReadings, UpdateStats};
 use imprint_store::Store;

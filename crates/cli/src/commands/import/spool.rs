@@ -14,7 +14,7 @@ pub(super) async fn run(place: &Place, path: &Path) -> Outcome {
     let path = absolute(path).map_err(Failure::doing(path.display()))?;
     let inner = path.join("spool");
     let spool = if inner.is_dir() { inner } else { path };
-    let imported = import(&spool, &place.orchestrator_url(), &place.metrics_url()).await;
+    let imported = import(&spool, place.orchestrator()?, place.metrics()?).await;
     let Imported {
         run_id,
         attempt,

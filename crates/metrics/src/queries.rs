@@ -44,7 +44,7 @@ pub(crate) async fn list_runs(
     let page = listing.page(RUNS, request.page_size, &request.page_token)?;
     let experiment = Some(request.experiment.as_str()).filter(|name| !name.is_empty());
     let rows = pages::runs(store, experiment, page.after, page.size + 1).await;
-    let mut rows = rows.map_err(failed)?;
+    let mut rows = rows.map_err(|e| from_store(&e))?;
     let has_more = cut(&mut rows, page.size);
     let last = rows.last().map(|r| [r.run_id, r.experiment_id]);
     Ok(pb::ListRunsResponse {
@@ -86,7 +86,7 @@ pub(crate) async fn list_probes(
     let run = look_up(store, &request.run).await?;
     let after = page.after.map(|[probe]| probe);
     let rows = pages::probes(store, run, after, page.size + 1).await;
-    let mut rows = rows.map_err(failed)?;
+    let mut rows = rows.map_err(|e| from_store(&e))?;
     let has_more = cut(&mut rows, page.size);
     let last = rows.last().map(|(p, _)| [p.probe.0 as i32]);
     let probes = rows.into_iter().map(|(p, arm)| pb::Probe {
@@ -121,7 +121,7 @@ pub(crate) async fn list_readings(
     let size = page.size.min((MAX_PAGE_BYTES / reading_bytes).max(1));
     let after = page.after.map(|[index]| index);
     let rows = pages::readings(store, run, after, size + 1).await;
-    let mut rows = rows.map_err(failed)?;
+    let mut rows = rows.map_err(|e| from_store(&e))?;
     let has_more = cut(&mut rows, size);
     let last = rows.last().map(|r| [r.index as i32]);
     Ok(pb::ListReadingsResponse {
@@ -143,13 +143,13 @@ pub(crate) async fn list_curve_points(
     let run = look_up(store, &request.run).await?;
     if request.probe >= run.n_probes as u32 {
         let (probe, n) = (request.probe, run.n_probes);
-        return Err(failed(Error::NotFound {
+        return Err(from_store(&Error::NotFound {
             what: format!("probe {probe} of run `{}`, which has {n}", request.run),
         }));
     }
     let after = page.after.map(|[index]| index);
     let rows = pages::curve(store, run, request.probe, after, page.size + 1).await;
-    let mut rows = rows.map_err(failed)?;
+    let mut rows = rows.map_err(|e| from_store(&e))?;
     let has_more = cut(&mut rows, page.size);
     let last = rows.last().map(|r| [r.reading]);
     let points = rows.into_iter().map(|r| pb::CurvePoint {
@@ -176,7 +176,7 @@ pub(crate) async fn list_mean_points(
     let page = listing.page(POINTS, request.page_size, &request.page_token)?;
     let run = look_up(store, &request.run).await?;
     let rows = pages::means(store, run, page.after, page.size + 1).await;
-    let mut rows = rows.map_err(failed)?;
+    let mut rows = rows.map_err(|e| from_store(&e))?;
     let has_more = cut(&mut rows, page.size);
     let key = |m: &StepMean| {
         let (reading, depth) = (m.reading as i32, m.depth.index() as i32);
@@ -212,7 +212,7 @@ pub(crate) async fn list_updates(
     let run = look_up(store, &request.run).await?;
     let after = page.after.map(|[step]| step);
     let rows = pages::updates(store, run, after, page.size + 1).await;
-    let mut rows = rows.map_err(failed)?;
+    let mut rows = rows.map_err(|e| from_store(&e))?;
     let has_more = cut(&mut rows, page.size);
     let last = rows.last().map(|u| [u.step as i32]);
     Ok(pb::ListUpdatesResponse {
@@ -222,7 +222,7 @@ pub(crate) async fn list_updates(
 }
 
 async fn look_up(store: &Store, label: &str) -> Result<RunKey, Status> {
-    pages::run(store, label).await.map_err(failed)
+    pages::run(store, label).await.map_err(|e| from_store(&e))
 }
 
 /// The token of the next page; empty where there is none.
@@ -233,8 +233,4 @@ fn next<const N: usize>(
 ) -> String {
     let last = last.filter(|_| has_more);
     last.map(|key| listing.token(key)).unwrap_or_default()
-}
-
-fn failed(error: Error) -> Status {
-    from_store(&error)
 }

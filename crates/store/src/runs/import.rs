@@ -73,6 +73,10 @@ impl Store {
 
 async fn begin(pool: &PgPool, import: &NewImport) -> sqlx::Result<BegunImport> {
     let mut tx = pool.begin().await?;
+    // As a submission: probes and experiments that are found here are not dropped meanwhile.
+    sqlx::raw_sql("select pg_advisory_xact_lock(hashtext('imprint.submit'))")
+        .execute(&mut *tx)
+        .await?;
     let known: Option<(i32, String, RunState)> =
         sqlx::query_as("select run_id, label, state from imprint.run where hash = $1 for update")
             .bind(&import.hash.0)

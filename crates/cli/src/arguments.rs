@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    analyze, cancel, db, demo, doctor, export, figure, import, list, results, retry, serve, sql,
-    status, submit, take, token, up, verify, watch,
+    analyze, bench, cancel, db, demo, doctor, export, figure, import, list, results, retry, serve,
+    sql, status, submit, take, token, up, verify, watch,
 };
 use crate::place::Place;
 
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Token(token::Action),
     Doctor(doctor::Arguments),
     Demo(demo::Arguments),
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// For a person or for a program.

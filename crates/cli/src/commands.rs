@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub(crate) mod analyze;
+pub(crate) mod bench;
 pub(crate) mod cancel;
 pub(crate) mod db;
 pub(crate) mod demo;
@@ -66,6 +67,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Sql(arguments) => sql::run(&place, arguments).await,
         Command::Doctor(arguments) => doctor::run(&place, arguments).await,
         Command::Token(action) => token::run(&place, action).await,
+        Command::Bench(command) => bench::run(&place, command).await,
         Command::Demo(arguments) => demo::run(&telemetry, arguments).await,
     }
 }

@@ -111,6 +111,11 @@ impl Place {
         url
     }
 
+    /// The metrics service that was named, by an option or the environment.
+    pub(crate) fn named_metrics_url(&self) -> Option<&str> {
+        self.metrics.as_deref()
+    }
+
     /// The orchestrator, and what to show there.
     ///
     /// # Errors

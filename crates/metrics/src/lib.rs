@@ -32,6 +32,9 @@ const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 /// The same over all streams of a connection; each trainer has a connection of its own.
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
+/// A reading of 5,000 probes in one piece.
+const MAX_FRAME_BYTES: u32 = 64 << 10;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -72,6 +75,7 @@ pub async fn serve(
     let server = server
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
         .add_routes(beside)
         .add_service(metrics)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());

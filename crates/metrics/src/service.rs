@@ -21,8 +21,8 @@ use tracing::{Instrument as _, Span};
 use crate::series::{Pending, Series};
 use crate::{queries, status};
 
-/// Messages that one transaction takes at most.
-const MAX_BATCH: usize = 16;
+/// Steps that one transaction takes at most: so many readings, or so many updates.
+const MAX_BATCH_STEPS: usize = 16;
 
 /// Answers that wait for a slow client; then its messages wait too.
 const MAX_QUEUED_ANSWERS: usize = 4;
@@ -173,6 +173,15 @@ struct Batch {
     end: Option<Result<(), Status>>,
 }
 
+impl Batch {
+    fn is_full(&self) -> bool {
+        let is_reading = |m: &&Message| matches!(m, Message::Reading(_));
+        let n_readings = self.messages.iter().filter(is_reading).count();
+        let n_updates = self.messages.len() - n_readings;
+        n_readings.max(n_updates) >= MAX_BATCH_STEPS
+    }
+}
+
 impl Stream {
     async fn run(mut self) {
         let _open = self.series.opened();
@@ -193,14 +202,12 @@ impl Stream {
         };
         let (run_id, attempt) = (open.run_id, open.attempt);
         let span = tracing::info_span!("stream", run_id, attempt);
-        self.commit(&writer, attempt, cursors)
-            .instrument(span)
-            .await
+        self.commit(writer, attempt, cursors).instrument(span).await
     }
 
     async fn commit(
         &mut self,
-        writer: &Writer,
+        mut writer: Writer,
         attempt: u32,
         mut cursors: Cursors,
     ) -> Result<(), Status> {
@@ -305,7 +312,7 @@ impl Stream {
                     batch.end = Some(Err(refused_message(status)));
                 }
             }
-            if batch.end.is_some() || batch.messages.len() == MAX_BATCH {
+            if batch.end.is_some() || batch.is_full() {
                 return batch;
             }
             next = match self.messages.message().now_or_never() {

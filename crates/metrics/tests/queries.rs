@@ -60,7 +60,7 @@ fn update(step: u32, attempt: u32) -> Message {
 }
 
 async fn write(db: &TestDb, run_id: i32, messages: &[Message]) {
-    let (writer, _) = Writer::open(&db.store, run_id, 1, 0, "machine")
+    let (mut writer, _) = Writer::open(&db.store, run_id, 1, 0, "machine")
         .await
         .unwrap();
     assert_eq!(writer.append(messages).await.unwrap().refused, None);

@@ -127,7 +127,7 @@ async fn put_away(db: &TestDb) {
 
 async fn measure(store: &Store, run_id: i32, run: &SeedRun) {
     let attempt = begin_attempt(store, run_id).await;
-    let (writer, _) = Writer::open(store, run_id, attempt, 0, "machine")
+    let (mut writer, _) = Writer::open(store, run_id, attempt, 0, "machine")
         .await
         .expect("open a stream");
     // Noise, as readings are: a run's values do not repeat.

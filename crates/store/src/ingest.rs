@@ -1,18 +1,20 @@
 //! Readings and update statistics on their way into the database.
 //!
 //! The attempt number is the fence: a [`Writer`] belongs to one attempt of one run, and whatever it
-//! writes is checked against the attempt that opened the run's stream last, under the lock of the
-//! run's row in `ingest_head`.
+//! writes is stored by the statement that moves the run's row in `ingest_head`, which moves only
+//! from where the writer saw it last and only under the attempt that opened the run's stream last.
 //!
-//! Tables are always touched in the same order (head, readings, updates, means, chunks), so that
-//! writers of different runs cannot wait for each other in a circle.
+//! That row is always locked first, so that writers cannot wait for each other in a circle.
 
 pub(crate) mod chunk;
 pub(crate) mod layout;
+mod statement;
 
 use imprint_core::{StepReadings, UpdateStats};
-use sqlx::{PgConnection, QueryBuilder};
+use sqlx::{Connection as _, PgConnection};
 
+pub(crate) use self::chunk::RECENT_KIB;
+use self::chunk::Recent;
 use self::layout::Layout;
 use crate::{Error, Store};
 
@@ -69,6 +71,9 @@ pub struct Writer {
     run_id: i32,
     attempt: i32,
     layout: Layout,
+    /// Where the head was when this writer saw it last.
+    cursors: Cursors,
+    recent: Recent,
 }
 
 impl Writer {
@@ -107,11 +112,13 @@ impl Writer {
             .await
             .map_err(Error::doing("make room for a run's readings"))?;
         let doing = || Error::doing(format!("open the stream of run {run_id}"));
-        let writer = Self {
+        let mut writer = Self {
             store: store.clone(),
             run_id,
             attempt: number,
             layout,
+            cursors: Cursors::default(),
+            recent: Recent::default(),
         };
         loop {
             let mut tx = store.pool().begin().await.map_err(doing())?;
@@ -122,6 +129,7 @@ impl Writer {
             let claimed = claimed.map_err(doing())?;
             tx.commit().await.map_err(doing())?;
             if let Some(cursors) = claimed {
+                writer.cursors = cursors;
                 return Ok((writer, cursors));
             }
         }
@@ -167,7 +175,11 @@ impl Writer {
         .bind(run_id)
         .execute(&mut *db)
         .await?;
-        let (_, stored) = self.lock_head(db).await?;
+        sqlx::query("select from imprint.ingest_head where run_id = $1 for update")
+            .bind(run_id)
+            .execute(&mut *db)
+            .await?;
+        let (_, stored) = self.head(db).await?;
         let is_open: bool = sqlx::query_scalar(
             "select exists (select from imprint.segment where run_id = $1 and attempt = $2)",
         )
@@ -250,41 +262,73 @@ impl Writer {
     /// # Errors
     /// [`Error::StaleAttempt`] when another attempt has opened the stream since;
     /// [`Error::NotFound`] when the run was dropped.
-    pub async fn append(&self, batch: &[Message]) -> Result<Appended, Error> {
-        let doing = || Error::doing(format!("store readings of run {}", self.run_id));
-        let mut tx = self.store.pool().begin().await.map_err(doing())?;
-        let (opened_by, stored) = match self.lock_head(&mut tx).await {
-            // Dropped since.
-            Err(sqlx::Error::RowNotFound) => {
-                return Err(Error::NotFound {
-                    what: format!("run {}", self.run_id),
-                });
-            }
-            head => head.map_err(doing())?,
-        };
-        if opened_by != self.attempt {
-            return Err(Error::StaleAttempt {
+    pub async fn append(&mut self, batch: &[Message]) -> Result<Appended, Error> {
+        let run_id = self.run_id;
+        let doing = || Error::doing(format!("store readings of run {run_id}"));
+        let store = self.store.clone();
+        let mut lane = store.lanes.take().await.map_err(doing())?;
+        let appended = self.append_on(lane.connection(), batch).await;
+        match lane.done(appended) {
+            Ok(Some(appended)) => Ok(appended),
+            Ok(None) => Err(Error::StaleAttempt {
                 run: self.run_id,
                 attempt: self.attempt as u32,
-            });
+            }),
+            // Its head went with it.
+            Err(sqlx::Error::RowNotFound) => Err(Error::NotFound {
+                what: format!("run {run_id}"),
+            }),
+            Err(error) => Err(doing()(error)),
         }
-        let taken = self.take(batch, stored);
-        if taken.cursors != stored {
-            self.write(&mut tx, &taken).await.map_err(doing())?;
-            if stored.next_reading / CHUNK_READINGS < taken.cursors.next_reading / CHUNK_READINGS {
-                chunk::make(&mut tx, self.run_id, taken.cursors.next_reading)
-                    .await
-                    .map_err(doing())?;
+    }
+
+    /// `None` when another attempt has opened the stream since.
+    async fn append_on(
+        &mut self,
+        db: &mut PgConnection,
+        batch: &[Message],
+    ) -> sqlx::Result<Option<Appended>> {
+        loop {
+            let taken = self.take(batch, self.cursors);
+            let is_new = taken.cursors != self.cursors;
+            if is_new && self.commit(db, &taken).await? {
+                self.cursors = taken.cursors;
+                return Ok(Some(taken.appended()));
             }
-            self.move_head(&mut tx, taken.cursors)
-                .await
-                .map_err(doing())?;
-            tx.commit().await.map_err(doing())?;
+            // Nothing to store, or the head has been moved: by a later attempt, or by another
+            // stream of this one, such as a reconnect before the broken connection was noticed.
+            let (opened_by, stored) = self.head(db).await?;
+            if opened_by != self.attempt {
+                return Ok(None);
+            }
+            if stored == self.cursors && !is_new {
+                return Ok(Some(taken.appended()));
+            }
+            self.cursors = stored;
         }
-        Ok(Appended {
-            cursors: taken.cursors,
-            refused: taken.refused,
-        })
+    }
+
+    /// Commits what was taken, unless the head is not where this writer saw it last.
+    async fn commit(&mut self, db: &mut PgConnection, taken: &Taken<'_>) -> sqlx::Result<bool> {
+        let (run, from) = ((self.run_id, self.attempt), self.cursors);
+        // Put back only when the batch is stored: what failed is not kept.
+        let mut recent = std::mem::take(&mut self.recent);
+        let whole = recent.push(self.run_id, &taken.readings, &self.store.room);
+        let is_stored = if whole.is_empty() {
+            statement::store(db, run, from, taken, &self.layout).await?
+        } else {
+            let mut tx = db.begin().await?;
+            let is_stored = statement::store(&mut tx, run, from, taken, &self.layout).await?;
+            if is_stored {
+                chunk::add(&mut tx, self.run_id, &whole).await?;
+            }
+            tx.commit().await?;
+            is_stored
+        };
+        if is_stored {
+            self.recent = recent;
+        }
+        Ok(is_stored)
     }
 
     /// The messages of a batch that are new, up to the first that cannot be taken.
@@ -322,55 +366,11 @@ impl Writer {
         }
     }
 
-    async fn write(&self, db: &mut PgConnection, taken: &Taken<'_>) -> Result<(), sqlx::Error> {
-        if !taken.readings.is_empty() {
-            QueryBuilder::new(
-                "insert into imprint.step_reading (run_id, reading, step, attempt,
-                     first_sum_nats, target_sum_nats, full_sum_nats) ",
-            )
-            .push_values(&taken.readings, |mut row, r| {
-                row.push_bind(self.run_id)
-                    .push_bind(r.index as i32)
-                    .push_bind(r.step as i32)
-                    .push_bind(r.measured_by as i32)
-                    .push_bind(r.first_sum_nats.as_slice())
-                    .push_bind(r.target_sum_nats.as_slice())
-                    .push_bind(r.full_sum_nats.as_slice());
-            })
-            .build()
-            .execute(&mut *db)
-            .await?;
-        }
-        if !taken.updates.is_empty() {
-            QueryBuilder::new(
-                "insert into imprint.update_stats (run_id, step, attempt, loss_nats, learning_rate,
-                     grad_norm, update_norm, n_tokens, n_injected_tokens, duration_ms) ",
-            )
-            .push_values(&taken.updates, |mut row, u| {
-                row.push_bind(self.run_id)
-                    .push_bind(u.step as i32)
-                    .push_bind(u.measured_by as i32)
-                    .push_bind(u.loss_nats)
-                    .push_bind(u.learning_rate)
-                    .push_bind(u.grad_norm)
-                    .push_bind(u.update_norm)
-                    .push_bind(u.n_tokens as i32)
-                    .push_bind(u.n_injected_tokens as i32)
-                    .push_bind(u.duration_ms);
-            })
-            .build()
-            .execute(&mut *db)
-            .await?;
-        }
-        self.layout
-            .insert_means(db, self.run_id, taken.readings.iter().copied())
-            .await
-    }
-
-    async fn lock_head(&self, db: &mut PgConnection) -> Result<(i32, Cursors), sqlx::Error> {
+    /// The attempt that opened the stream last, and where it stands.
+    async fn head(&self, db: &mut PgConnection) -> Result<(i32, Cursors), sqlx::Error> {
         let (attempt, next_reading, next_update): (i32, i32, i32) = sqlx::query_as(
             "select attempt, next_reading, next_update from imprint.ingest_head
-             where run_id = $1 for update",
+             where run_id = $1",
         )
         .bind(self.run_id)
         .fetch_one(db)
@@ -402,4 +402,13 @@ struct Taken<'a> {
     updates: Vec<&'a UpdateStats>,
     cursors: Cursors,
     refused: Option<Refusal>,
+}
+
+impl Taken<'_> {
+    fn appended(self) -> Appended {
+        Appended {
+            cursors: self.cursors,
+            refused: self.refused,
+        }
+    }
 }

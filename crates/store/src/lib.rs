@@ -6,11 +6,14 @@
 
 pub mod analysis;
 pub mod archive;
+pub mod bench;
 pub mod derived;
 pub mod embedded;
 mod error;
 pub mod export;
+mod float4;
 pub mod ingest;
+mod lanes;
 pub mod pages;
 pub mod results;
 pub mod roles;
@@ -18,14 +21,18 @@ pub mod runs;
 pub mod tokens;
 pub mod verify;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use error::Error;
+
+use lanes::Lanes;
 
 /// Connections of one service; more of them wait for their turn.
 const MAX_CONNECTIONS: u32 = 16;
@@ -40,6 +47,9 @@ static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    lanes: Arc<Lanes>,
+    /// For readings that streams keep, in KiB.
+    room: Arc<Semaphore>,
 }
 
 impl Store {
@@ -72,8 +82,12 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options);
-        Ok(Self { pool })
+            .connect_lazy_with(options.clone());
+        Ok(Self {
+            pool,
+            lanes: Arc::new(Lanes::new(options)),
+            room: Arc::new(Semaphore::new(ingest::RECENT_KIB)),
+        })
     }
 
     /// Brings the schema up to date; of several that start at once, one does it and the rest wait.

@@ -14,6 +14,7 @@ pub use attempts::{AttemptEnd, Begin, BegunAttempt, Process, Progress, SavedStat
 pub use import::{BegunImport, NewImport};
 pub use scheduling::{LastAttempt, Next, OpenRun, OpenRuns, Parent};
 pub use submission::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Refusal, Submission};
+pub(crate) use submission::{insert_probe_set, insert_run};
 pub use views::{ExperimentSummary, Overview, RunView};
 
 /// Where a run is in its life.

@@ -199,7 +199,7 @@ impl ManyRuns {
             let run_id = (1 + i * every) as i32;
             async move {
                 let why = |e: imprint_store::Error| format!("run {run_id}: {}", chain(&e));
-                let (writer, at) = Writer::open(store, run_id, 1, 0, "machine")
+                let (mut writer, at) = Writer::open(store, run_id, 1, 0, "machine")
                     .await
                     .map_err(why)?;
                 let mut next = at.next_reading;

@@ -134,7 +134,7 @@ impl Study {
         sum_nats: impl Fn(&Probe, Span, u32) -> f32,
     ) {
         let attempt = begin_attempt(store, run_id).await;
-        let (writer, _) = Writer::open(store, run_id, attempt, 0, "machine")
+        let (mut writer, _) = Writer::open(store, run_id, attempt, 0, "machine")
             .await
             .expect("open a stream");
         let probes = self.probes();
@@ -151,7 +151,7 @@ impl Study {
                     full_sum_nats: of_span(Span::Full),
                 })
             });
-            append(&writer, readings.collect()).await;
+            append(&mut writer, readings.collect()).await;
         }
         let schedule = self.schedule();
         let updates: Vec<Message> = (0..self.n_updates)
@@ -169,7 +169,7 @@ impl Study {
                 })
             })
             .collect();
-        append(&writer, updates).await;
+        append(&mut writer, updates).await;
         sqlx::query(
             "update imprint.run set state = 'complete', finished_at = now() where run_id = $1",
         )
@@ -180,7 +180,7 @@ impl Study {
     }
 }
 
-async fn append(writer: &Writer, batch: Vec<Message>) {
+async fn append(writer: &mut Writer, batch: Vec<Message>) {
     let appended = writer.append(&batch).await.expect("append to a stream");
     assert_eq!(appended.refused, None);
 }

@@ -17,7 +17,7 @@ fn nats(seed: u32) -> f32 {
 async fn measured(store: &Store, run: &SeedRun) -> RunRecord {
     let id = seed_run(store, run).await;
     let attempt = begin_attempt(store, id).await;
-    let (writer, _) = Writer::open(store, id, attempt, 0, "machine")
+    let (mut writer, _) = Writer::open(store, id, attempt, 0, "machine")
         .await
         .unwrap();
     let n_probes = run.n_probes();

@@ -399,7 +399,7 @@ async fn keep_more(db: &mut PgConnection, known: &KnownRun, run: &NewRun) -> sql
     Ok(())
 }
 
-pub(super) async fn insert_probe_set(
+pub(crate) async fn insert_probe_set(
     db: &mut PgConnection,
     set: &NewProbeSet,
 ) -> sqlx::Result<i32> {
@@ -453,7 +453,11 @@ pub(super) async fn insert_probe_set(
 /// The arm number of facts that are never shown.
 const HELD_OUT: i16 = -1;
 
-async fn insert_run(db: &mut PgConnection, run: &NewRun, probe_set_id: i32) -> sqlx::Result<i32> {
+pub(crate) async fn insert_run(
+    db: &mut PgConnection,
+    run: &NewRun,
+    probe_set_id: i32,
+) -> sqlx::Result<i32> {
     let parent_step = match &run.spec.identity.checkpoint {
         CheckpointIdentity::Run { step, .. } => Some(*step as i32),
         CheckpointIdentity::Directory { .. } | CheckpointIdentity::Scratch { .. } => None,

@@ -52,7 +52,7 @@ async fn eventful(db: &TestDb, run: &SeedRun) -> i32 {
     let id = seed_run(&db.store, run).await;
     measure_all(&db.store, id, run).await;
     let attempt = begin_attempt(&db.store, id).await;
-    let (writer, at) = Writer::open(&db.store, id, attempt, 70, "another machine")
+    let (mut writer, at) = Writer::open(&db.store, id, attempt, 70, "another machine")
         .await
         .unwrap();
     let n_readings = run.reading_steps().len() as u32;
@@ -419,7 +419,7 @@ async fn nothing_is_written_to_a_dropped_run() {
     let run = labelled("test/run");
     let id = seed_run(&db.store, &run).await;
     let attempt = begin_attempt(&db.store, id).await;
-    let (writer, _) = Writer::open(&db.store, id, attempt, 0, "m").await.unwrap();
+    let (mut writer, _) = Writer::open(&db.store, id, attempt, 0, "m").await.unwrap();
     writer.append(&readings(&run, 0..9, 1)).await.unwrap();
     execute(&db, "update imprint.run set state = 'cancelled'").await;
     drop_run(&db.store, id, Sure::Yes, false).await.unwrap();

@@ -101,7 +101,7 @@ async fn rebuilding_goes_on_beside_writing() {
     let write = async {
         for resume in [0, 100, 64, 200] {
             let attempt = begin_attempt(&db.store, id).await;
-            let (writer, at) = Writer::open(&db.store, id, attempt, resume, "m")
+            let (mut writer, at) = Writer::open(&db.store, id, attempt, resume, "m")
                 .await
                 .unwrap();
             for from in (at.next_reading..resume + 201).step_by(5) {

@@ -109,7 +109,7 @@ async fn play(db: &TestDb, label: String, events: Vec<Event>) {
                 assert_eq!((done.cursors, done.refused), (model.cursors(), None));
             }
             Event::Zombie => {
-                if let Some(zombie) = &zombie {
+                if let Some(zombie) = &mut zombie {
                     let next = model.cursors().next_reading.min(N_UPDATES);
                     let late = zombie.append(&readings(&run, next..next + 1, 1)).await;
                     assert!(matches!(late, Err(Error::StaleAttempt { .. })));

@@ -38,7 +38,7 @@ async fn accepted_replayed_straddling_and_refused() {
     let run = SeedRun::default();
     let id = seed_run(&db.store, &run).await;
     let attempt = begin_attempt(&db.store, id).await;
-    let (writer, at) = Writer::open(&db.store, id, attempt, 0, "m").await.unwrap();
+    let (mut writer, at) = Writer::open(&db.store, id, attempt, 0, "m").await.unwrap();
     assert_eq!(at, cursors(0, 0));
 
     let mut batch = readings(&run, 0..3, 1);
@@ -151,7 +151,7 @@ async fn only_the_current_attempt_opens_and_writes() {
     );
     assert!(is_stale(&open(id, u32::MAX, 0).await.unwrap_err()));
     assert!(matches!(open(id, 1, 12).await, Err(Error::Invalid { .. })));
-    let first = open(id, 1, 0).await.unwrap();
+    let mut first = open(id, 1, 0).await.unwrap();
     first.append(&readings(&run, 0..4, 1)).await.unwrap();
 
     begin_attempt(&db.store, id).await;
@@ -161,7 +161,7 @@ async fn only_the_current_attempt_opens_and_writes() {
     );
     // Until the successor opens, what the old one still delivers is welcome.
     first.append(&readings(&run, 4..5, 1)).await.unwrap();
-    let second = open(id, 2, 3).await.unwrap();
+    let mut second = open(id, 2, 3).await.unwrap();
     assert!(is_stale(
         &first.append(&readings(&run, 5..6, 1)).await.unwrap_err()
     ));
@@ -194,12 +194,12 @@ async fn resuming_keeps_one_measurement_of_each_step() {
         };
         let id = seed_run(&db.store, &run).await;
         begin_attempt(&db.store, id).await;
-        let (first, _) = Writer::open(&db.store, id, 1, 0, "m").await.unwrap();
+        let (mut first, _) = Writer::open(&db.store, id, 1, 0, "m").await.unwrap();
         first.append(&readings(&run, 0..6, 1)).await.unwrap();
         first.append(&updates(0..5, 1)).await.unwrap();
 
         begin_attempt(&db.store, id).await;
-        let (second, opened) = Writer::open(&db.store, id, 2, resume_step, "m")
+        let (mut second, opened) = Writer::open(&db.store, id, 2, resume_step, "m")
             .await
             .unwrap();
         assert_eq!(opened, at, "{label}");
@@ -217,7 +217,7 @@ async fn resuming_keeps_one_measurement_of_each_step() {
         second.append(&readings(&run, own..half, 2)).await.unwrap();
 
         // A lost connection changes nothing.
-        let (second, again) = Writer::open(&db.store, id, 2, resume_step, "m")
+        let (mut second, again) = Writer::open(&db.store, id, 2, resume_step, "m")
             .await
             .unwrap();
         assert_eq!(again, cursors(half, resume_step), "{label}");
@@ -299,7 +299,7 @@ async fn concurrent_writers_store_each_reading_once() {
     let id = seed_run(&db.store, &run).await;
     begin_attempt(&db.store, id).await;
     let deliver = || async {
-        let (writer, mut at) = Writer::open(&db.store, id, 1, 0, "m").await.unwrap();
+        let (mut writer, mut at) = Writer::open(&db.store, id, 1, 0, "m").await.unwrap();
         while at.next_reading < 101 {
             let to = (at.next_reading + 3).min(101);
             let done = writer
@@ -359,7 +359,7 @@ async fn superseding_a_long_run_takes_many_short_transactions() {
     // Its successor resumes elsewhere; what the second attempt superseded stays superseded by it.
     holder.rollback().await.unwrap();
     begin_attempt(&db.store, id).await;
-    let (third, at) = Writer::open(&db.store, id, 3, 20, "m").await.unwrap();
+    let (mut third, at) = Writer::open(&db.store, id, 3, 20, "m").await.unwrap();
     assert_eq!(at, cursors(20, 20));
     third.append(&readings(&run, 20..30, 3)).await.unwrap();
     assert_eq!(stored(&db, id).await, measured(&[(0..20, 1), (20..30, 3)]));

@@ -74,7 +74,7 @@ fn cursors(next_reading: u32, next_update: u32) -> Cursors {
 /// Opens, and appends everything that a run of one attempt measures.
 async fn measure_all(store: &Store, run_id: i32, run: &SeedRun) {
     let attempt = imprint_testkit::begin_attempt(store, run_id).await;
-    let (writer, _) = Writer::open(store, run_id, attempt, 0, "machine")
+    let (mut writer, _) = Writer::open(store, run_id, attempt, 0, "machine")
         .await
         .unwrap();
     let n_readings = run.reading_steps().len() as u32;

@@ -50,7 +50,7 @@ async fn the_writer_suffices_for_ingest_and_makes_no_tables() {
     measure_all(&writer, run_id, &run).await;
     // A later attempt supersedes; a rebuild and a check are a service's work too.
     let attempt = begin_attempt(&writer, run_id).await;
-    let (stream, at) = Writer::open(&writer, run_id, attempt, 3, "m")
+    let (mut stream, at) = Writer::open(&writer, run_id, attempt, 3, "m")
         .await
         .unwrap();
     assert_eq!(at.next_reading, 3);

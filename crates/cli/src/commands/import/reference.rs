@@ -326,7 +326,7 @@ async fn store(
         BegunImport::Refused(refusal) => return Err(Failure::bad_input(refusal.to_string())),
     };
     let machine = &import.process.machine;
-    let (writer, _) = Writer::open(store, run_id, attempt, 0, machine).await?;
+    let (mut writer, _) = Writer::open(store, run_id, attempt, 0, machine).await?;
     let (sender, mut readings) = mpsc::channel(2 * BATCH);
     let reader = blocking({
         let log = log.to_owned();

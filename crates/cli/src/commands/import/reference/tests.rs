@@ -208,7 +208,7 @@ async fn an_interrupted_import_goes_on() {
     else {
         panic!("nothing is there")
     };
-    let (writer, _) = Writer::open(&db.store, run_id, attempt, 0, "machine")
+    let (mut writer, _) = Writer::open(&db.store, run_id, attempt, 0, "machine")
         .await
         .unwrap();
     let n_tokens = vec![[1, 1]; scan.layout.probes().len()];

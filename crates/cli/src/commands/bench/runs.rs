@@ -1,0 +1,147 @@
+//! The runs of simulated trainers: what queries need of a plan, and no data behind it.
+
+use std::sync::Arc;
+
+use imprint_core::{
+    Arm, ArmSteps, ArmText, CheckpointIdentity, CheckpointSource, CorpusFormat, CorpusManifest,
+    Depth, Fact, FactId, FactRange, LearningRate, ModelSpec, OptimizerSpec, OrderIdentity,
+    Placement, Precision, Probe, ProbeControl, ProbeId, ProbingSpec, ResourcesSpec, RunFiles,
+    RunIdentity, RunSpec, SavingSpec, Scenario, Stagger, TrainingSpec,
+};
+use imprint_store::runs::{NewExperiment, NewProbe, NewProbeSet, NewRun};
+use imprint_telemetry::one_line;
+use uuid::Uuid;
+
+use super::Load;
+use crate::failure::Failure;
+
+/// Probes of a fact, as the authors' file has them: five of each depth.
+const PROBES_PER_FACT: u32 = 15;
+
+/// A run for each trainer, under a name of its own.
+pub(super) fn experiment(load: &Load) -> Result<NewExperiment, Failure> {
+    let name = format!("bench-{}", Uuid::new_v4().simple());
+    let n_facts = load.probes.div_ceil(PROBES_PER_FACT);
+    let scenario = scenario(n_facts);
+    let no_text = Fact {
+        subject: None,
+        passage: String::new(),
+        paraphrases: Vec::new(),
+        probes: Vec::new(),
+    };
+    let schedule = scenario
+        .schedule(&vec![no_text; n_facts as usize])
+        .map_err(|e| Failure::failed(one_line(&e)))?;
+    let probe_set = Arc::new(NewProbeSet::new((0..load.probes).map(probe).collect()));
+    // Readings 0…T belong to updates 0…T−1; what no round sends is not missed.
+    let n_updates = load.n_readings();
+    let runs = (0..load.trainers).map(|trainer| {
+        let spec = spec(&name, trainer, n_updates, &scenario);
+        NewRun {
+            hash: spec.identity.hash(),
+            spec,
+            reading_steps: (0..=n_updates).collect(),
+            n_facts: n_facts as usize,
+            schedule: schedule.clone(),
+            probe_set: probe_set.clone(),
+            parent_run_id: None,
+        }
+    });
+    Ok(NewExperiment {
+        toml: String::new(),
+        request_id: name.clone(),
+        runs: runs.collect(),
+        name,
+    })
+}
+
+fn probe(probe: u32) -> NewProbe {
+    let within_fact = probe % PROBES_PER_FACT;
+    NewProbe {
+        probe: Probe {
+            id: ProbeId(probe),
+            fact: FactId(probe / PROBES_PER_FACT),
+            depth: Depth::ALL[within_fact as usize % Depth::ALL.len()],
+            ordinal: (within_fact / Depth::ALL.len() as u32) as u16,
+            control: ProbeControl::Own,
+            prompt: String::new(),
+            target: String::new(),
+        },
+        n_target_tokens: 1 + probe % 5,
+        n_full_tokens: 10 + probe % 17,
+    }
+}
+
+/// A quarter of the facts in each of three arms, as many held out.
+fn scenario(n_facts: u32) -> Scenario {
+    let arm = |(n, name): (u32, &str)| Arm {
+        name: name.to_owned(),
+        facts: FactRange {
+            start: n * n_facts / 4,
+            end: (n + 1) * n_facts / 4,
+        },
+        text: ArmText::Original,
+        steps: ArmSteps::every(0, 100, 10),
+        stagger: Stagger::default(),
+        placement: Placement::RowHead,
+    };
+    let arms = (0..).zip(["duplication", "paraphrase", "once"]).map(arm);
+    Scenario {
+        arm: arms.filter(|a| a.facts.start < a.facts.end).collect(),
+    }
+}
+
+fn spec(experiment: &str, trainer: u32, n_updates: u32, scenario: &Scenario) -> RunSpec {
+    let nothing = || experiment.to_owned();
+    RunSpec {
+        label: format!("{experiment}/{trainer}"),
+        identity: RunIdentity {
+            facts_sha256: nothing(),
+            tokenizer_sha256: nothing(),
+            corpus: CorpusManifest {
+                format: CorpusFormat::Uint16,
+                text_field: None,
+                order: OrderIdentity::Sequential,
+                max_epochs: 1,
+                start_instance: 0,
+                files_sha256: vec![nothing()],
+            },
+            checkpoint: CheckpointIdentity::Scratch {
+                model: ModelSpec {
+                    vocab_size: Some(16),
+                    hidden_size: 8,
+                    intermediate_size: 8,
+                    num_hidden_layers: 1,
+                    num_attention_heads: 1,
+                    tie_word_embeddings: true,
+                    max_position_embeddings: Some(8),
+                    rope_theta: 1e4,
+                },
+            },
+            scenario_name: "bench".to_owned(),
+            scenario: scenario.clone(),
+            batch_size: 1,
+            seq_len: 8,
+            seed: trainer.into(),
+            eos: "<|endoftext|>".to_owned(),
+            document_mask: false,
+            training: TrainingSpec {
+                steps: n_updates,
+                learning_rate: LearningRate::constant(1e-3),
+                optimizer: OptimizerSpec::default(),
+                precision: Precision::Float32,
+                micro_batch_rows: None,
+            },
+            probing: ProbingSpec::default(),
+        },
+        files: RunFiles {
+            facts: nothing().into(),
+            tokenizer: nothing().into(),
+            corpus: vec![nothing().into()],
+            order: None,
+            checkpoint: CheckpointSource::Scratch,
+        },
+        saving: SavingSpec::default(),
+        resources: ResourcesSpec::default(),
+    }
+}

@@ -1,0 +1,40 @@
+//! `imprint bench`, small: the load is a real one, and every value comes back.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_imprint"))
+        .args(["bench", "ingest", "--output", "json"])
+        .args(arguments)
+        .env_remove("DATABASE_URL")
+        .env_remove("IMPRINT_METRICS")
+        .output()
+        .expect("run imprint");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let measured: Value = serde_json::from_slice(&output.stdout).expect("an answer in JSON");
+    measured[0].clone()
+}
+
+#[test]
+fn flat_out_and_beside_the_limit() {
+    let load = "--trainers 3 --probes 20 --steps 70 --rounds 2 --in-flight 8";
+    let measured = bench(&load.split(' ').collect::<Vec<_>>());
+    assert_eq!(measured["values_right"], 3 * 20 * 3 * 70 * 2);
+    assert_eq!(measured["values_wrong"], 0);
+    assert!(measured["limit_ratio_median"].as_f64().unwrap() > 0.0);
+    assert!(measured["steps_per_commit"].as_f64().unwrap() >= 1.0);
+    assert!(measured["bytes_per_value"].as_f64().unwrap() > 4.0);
+}
+
+#[test]
+fn at_a_pace() {
+    let load = "--trainers 2 --probes 20 --steps 3 --rounds 1 --every 0.2";
+    let measured = bench(&load.split(' ').collect::<Vec<_>>());
+    // The second trainer begins one reading later, so that not all reach a chunk's end together.
+    assert_eq!(measured["values_right"], 20 * 3 * (3 + 4));
+    assert_eq!(measured["values_wrong"], 0);
+    assert!(measured["limit_ratio_median"].is_null());
+}

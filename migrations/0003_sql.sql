@@ -1,11 +1,71 @@
 -- SQL for people: views and functions that stay as they are (docs/sql.md has an example of each),
 -- and a place for what is computed outside the database.
 
+-- Arrays of readings have no statistics that a plan could use, and collecting them takes minutes of
+-- a processor for each table: millions of values are told apart.
+
+do $$
+declare
+    part regclass;
+begin
+    for part in
+        select c.oid from pg_class c
+        where c.relnamespace = 'imprint'::regnamespace and c.relkind in ('r', 'p')
+            and c.relname ~ '^(step_reading|probe_chunk|superseded_reading)(_[0-9]+)?$'
+    loop
+        execute format('alter table %s alter first_sum_nats set statistics 0, '
+            'alter target_sum_nats set statistics 0, alter full_sum_nats set statistics 0', part);
+    end loop;
+end $$;
+
+create or replace function imprint.ensure_partitions(of_run int4) returns void
+language plpgsql as $$
+declare
+    first int4 := of_run - of_run % 128;
+    parent text;
+    part text;
+begin
+    foreach parent in array array['step_reading', 'update_stats', 'step_mean', 'probe_chunk'] loop
+        part := format('%s_%s', parent, first);
+        -- Not by to_regclass: after waiting for the lock it would answer from before it.
+        if not exists (select from pg_class
+            where relname = part and relnamespace = 'imprint'::regnamespace) then
+            -- One creator at a time; the others find the table there.
+            perform pg_advisory_xact_lock(hashtext('imprint.ensure_partitions'));
+            if not exists (select from pg_class
+                where relname = part and relnamespace = 'imprint'::regnamespace) then
+                -- Attaching, unlike creating as a partition, does not wait for the table's users.
+                execute format(
+                    'create table imprint.%I (like imprint.%I including all)', part, parent);
+                execute format(
+                    'alter table imprint.%I attach partition imprint.%I for values from (%s) to (%s)',
+                    parent, part, first, first + 128);
+                if parent in ('step_reading', 'probe_chunk') then
+                    execute format(
+                        'alter table imprint.%I alter first_sum_nats set statistics 0, '
+                        'alter target_sum_nats set statistics 0, '
+                        'alter full_sum_nats set statistics 0', part);
+                end if;
+                if parent = 'step_reading' then
+                    -- Arrays of noise do not compress: keep them out of line and as they are.
+                    execute format(
+                        'alter table imprint.%I alter first_sum_nats set storage external, '
+                        'alter target_sum_nats set storage external, '
+                        'alter full_sum_nats set storage external', part);
+                end if;
+                if parent = 'probe_chunk' then
+                    execute format('alter table imprint.%I set (toast_tuple_target = 8160)', part);
+                end if;
+            end if;
+        end if;
+    end loop;
+end $$;
+
 -- Names.
 
 create function imprint.depth_name(depth int2) returns text
 language sql immutable parallel safe
-return (array['mem', 'gen', 'hard_gen'])[depth + 1];
+return case depth when 0 then 'mem' when 1 then 'gen' when 2 then 'hard_gen' end;
 comment on function imprint.depth_name is 'The name of a depth''s number: mem, gen or hard_gen.';
 
 create function imprint.run_id(run text) returns int4
@@ -83,6 +143,15 @@ returns table (reading int4, step int4,
     first_sum_nats float4, target_sum_nats float4, full_sum_nats float4)
 language sql stable parallel safe as $$ select * from imprint.curve(imprint.run_id($1), $2) $$;
 comment on function imprint.curve(text, int4) is 'All readings of one probe of a run, by its label: `*_mean_nats` is ℓ, the mean log-probability per token of a span, `*_sum_nats` the sum over its tokens; nats.';
+
+create or replace view imprint.mean_curve as
+select m.run_id, a.label as run, a.name as arm, imprint.depth_name(m.depth) as depth, m.swap,
+    m.step, m.n_probes, m.first_mean_nats, m.target_mean_nats, m.full_mean_nats
+-- `distinct` changes nothing but the order of work: the few arms are put together first, and each of
+-- the many rows is looked up once.
+from (select distinct e.run_id, e.label, a.arm, a.name
+    from imprint.experiment_run e join imprint.run_arm a using (run_id)) a
+join imprint.step_mean m on m.run_id = a.run_id and m.arm = a.arm;
 
 -- What was shown.
 

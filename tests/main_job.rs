@@ -158,6 +158,26 @@ async fn the_main_job_end_to_end() {
             .count()
             == 1 + 8 * 3
     );
+    // Fits are kept by themselves soon after, and for other spans on request.
+    let analysed = "select 'analysed: ' || count(*) from imprint.run_summary
+                    where experiment = 'shown' and analysis = 'current'";
+    wait_until(
+        Duration::from_secs(120),
+        "the runs are analysed",
+        || async {
+            user.prints(&["sql", "-c", analysed])
+                .contains("analysed: 8")
+        },
+    )
+    .await;
+    let again = user.prints(&["analyze", "shown", "--span", "first"]);
+    assert_eq!(again.lines().count(), 8, "{again}");
+    let spans = "select span || ': ' || count(*) from imprint.analysis group by span";
+    let spans = user.prints(&["sql", "-c", spans]);
+    assert!(
+        spans.contains("first: 8") && spans.contains("target: 16"),
+        "{spans}"
+    );
     user.prints(&["figure", "shown", "--out", "figures"]);
     for extension in ["svg", "png", "csv"] {
         let n = std::fs::read_dir(dir.path().join("figures"))

@@ -1,7 +1,7 @@
 //! How long queries take on runs of the reference's size, and how many bytes a value costs.
 //!
 //! ```sh
-//! cargo run --release -p imprint-store --example query_time [RUNS [UPDATES]]
+//! cargo run -p imprint-store --example query_time [RUNS [UPDATES]]
 //! ```
 //!
 //! Writes the runs (20, of 3,000 updates) through the ingest writer into a private Postgres, then

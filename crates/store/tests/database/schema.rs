@@ -84,6 +84,15 @@ async fn partitions_are_made_once_while_others_write() {
     .await
     .unwrap();
     assert_eq!(stored, "eee", "arrays of noise are kept as they are");
+    let analysed: i64 = sqlx::query_scalar(
+        "select count(*) from pg_attribute a join pg_class c on c.oid = a.attrelid
+         where c.relnamespace = 'imprint'::regnamespace and c.relkind in ('r', 'p')
+             and a.attname ~ '_sum_nats$' and coalesce(a.attstattarget, -1) <> 0",
+    )
+    .fetch_one(db.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(analysed, 0, "arrays of noise have no statistics");
 }
 
 /// A service says that it cannot do its work unless all of this holds.

@@ -267,6 +267,8 @@ impl Query {
 }
 
 /// Every view, of all runs, of a run by its number, and by its name.
+///
+/// Few rows of each: some are computed run by run, and locks and plans are the same.
 async fn queries(db: &TestDb, n_runs: u32) -> Vec<Query> {
     let views: Vec<(String, bool, bool)> = sqlx::query_as(
         "select c.relname::text,
@@ -284,7 +286,7 @@ async fn queries(db: &TestDb, n_runs: u32) -> Vec<Query> {
         let mut add = |how: &str, condition: &str, run_id, label| {
             queries.push(Query {
                 name: format!("{view}, {how}"),
-                sql: format!("select * from imprint.{view} {condition} limit 1000"),
+                sql: format!("select * from imprint.{view} {condition} limit 10"),
                 run_id,
                 label,
             });

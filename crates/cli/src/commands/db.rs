@@ -54,7 +54,8 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "sure", required = true, multiple = false, args = ["archive", "yes"])]
+// The group that comes with the structure has the run in it, too.
+#[command(group = clap::ArgGroup::new("sure").required(true).args(["archive", "yes"]))]
 pub(crate) struct Drop {
     /// The run (`experiment/cell`).
     run: String,
@@ -137,10 +138,11 @@ async fn archive_run(store: &Store, run: &str, out: &Path) -> Result<(), Failure
 
 async fn drop_run(store: &Store, arguments: Drop) -> Result<(), Failure> {
     let run = arguments.run;
-    let sure = arguments
-        .archive
-        .as_deref()
-        .map_or(Sure::Yes, Sure::Archived);
+    let sure = match (&arguments.archive, arguments.yes) {
+        (Some(dir), _) => Sure::Archived(dir),
+        (None, true) => Sure::Yes,
+        (None, false) => return Err(Failure::bad_input("name the run's --archive, or say --yes")),
+    };
     let run_id = run_id(store, &run).await?;
     let dropped = archive::drop_run(store, run_id, sure, arguments.detach).await?;
     tell(format_args!("{run}  {} rows dropped", dropped.n_rows))?;

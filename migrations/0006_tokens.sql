@@ -14,6 +14,9 @@ create table imprint.token (
 -- A name is free again when its token was revoked.
 create unique index token_name on imprint.token (name) where revoked_at is null;
 comment on table imprint.token is 'Tokens of users: what is kept of a secret is its hash.';
+comment on column imprint.token.token_id is 'Numbered as they are made.';
+comment on column imprint.token.created_at is 'When it was made.';
+comment on column imprint.token.revoked_at is 'No longer good from then on; null while it was not revoked.';
 comment on column imprint.token.name is 'Chosen when it was made; of tokens that were not revoked each has its own.';
 comment on column imprint.token.sha256 is 'SHA-256 of the token, which has 256 random bits.';
 comment on column imprint.token.scopes is 'What it is good for: read, submit, write.';

@@ -194,7 +194,8 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
         "name = 'scratch'\ninit = { hidden_size = 16, intermediate_size = 32, \
          num_hidden_layers = 1, num_attention_heads = 2 }",
         "[training]\nsteps = 40\nlearning_rate = { kind = 'constant', peak = 5e-3, \
-         warmup_steps = 5 }\n[injection]\nstart = 5\nevery = 10\ncount = 2\n[saving]\nevery = 20",
+         warmup_steps = 5 }\n[injection]\nstart = 5\nevery = 10\ncount = 2\nstagger = { groups = 5, every = 2 }\n\
+         [saving]\nevery = 20",
     );
     fs::write(lab.path("locked.toml"), toml).expect("write an experiment");
     for (token, said) in [

@@ -112,12 +112,12 @@ async fn a_laboratory_tells_about_itself() {
         .expect("write a world");
     let toml = experiment(
         "seen",
-        "scenarios = ['duplication']\nbatch_sizes = [4]",
+        "scenarios = ['duplication']\nbatch_sizes = [8]",
         "name = 'scratch'\ninit = { hidden_size = 16, intermediate_size = 32, \
          num_hidden_layers = 1, num_attention_heads = 2 }",
         "[training]\nsteps = 12\n\
          learning_rate = { kind = 'constant', peak = 5e-3, warmup_steps = 5 }\n\
-         [injection]\nstart = 2\nevery = 5\ncount = 1",
+         [injection]\nstart = 2\nevery = 10\ncount = 1\nstagger = { groups = 5, every = 2 }",
     );
     std::fs::write(dir.path().join("seen.toml"), toml).expect("write");
     let imprint = || {

@@ -124,6 +124,13 @@ impl GrantSigner {
         if !path.exists() {
             let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
                 .expect("the system gives random numbers");
+            // The first service of a data directory makes the directory, too.
+            if let Some(dir) = path.parent() {
+                std::fs::create_dir_all(dir).map_err(|source| KeyError::Write {
+                    path: dir.to_owned(),
+                    source,
+                })?;
+            }
             let made = Secret::new(pem("PRIVATE KEY", document.as_ref())).create(path);
             // Of two that start at once the first makes the key.
             if let Err(e) = made

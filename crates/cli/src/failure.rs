@@ -55,7 +55,7 @@ impl Failure {
     /// A refused or failed call of a service that has answered before.
     pub(crate) fn of_call(status: &Status, service: &str, url: &str) -> Self {
         // A broken connection says why only in its cause.
-        let broken = status.source().map(|cause| one_line(cause));
+        let broken = status.source().map(one_line);
         match status.code() {
             Code::Unknown | Code::Unavailable if broken.is_some() => Self::unreachable(format!(
                 "the {service} service at {url}: {}",

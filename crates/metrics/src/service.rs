@@ -345,7 +345,7 @@ fn traced(request: &pb::IngestRequest) -> Option<Span> {
         Request::Update(u) => ("update", u.step, &u.traceparent),
         Request::Open(_) => return None,
     };
-    let span = follow(trace, || step_span!("ingest", what, step));
+    let span = follow(trace, || step_span!("ingest", what, step = i64::from(step)));
     (!span.is_disabled()).then_some(span)
 }
 

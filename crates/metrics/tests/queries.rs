@@ -26,7 +26,7 @@ async fn start(db: &TestDb) -> Service {
     let stop = CancellationToken::new();
     let (store, stopped) = (db.store.clone(), stop.clone());
     tokio::spawn(async move { serve(listener, store, &Vitals::default(), stopped).await });
-    let channel = imprint_proto::connect_lazy(&format!("http://{address}")).unwrap();
+    let channel = imprint_proto::connect_lazy(format!("http://{address}")).unwrap();
     Service {
         // With a client's ordinary limit of a message.
         client: MetricsClient::new(channel),

@@ -217,7 +217,12 @@ impl Traced {
     /// Begins the span of a message, if it is traced, which goes on under it.
     fn sent(&self, what: &'static str, step: u32, until: Cursors, trace: &mut String) {
         let span = follow(trace, || {
-            step_span!("deliver", what, step, acknowledged = tracing::field::Empty)
+            step_span!(
+                "deliver",
+                what,
+                step = i64::from(step),
+                acknowledged = tracing::field::Empty
+            )
         });
         if !span.is_disabled() {
             *trace = traceparent(&span);

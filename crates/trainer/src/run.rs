@@ -442,8 +442,9 @@ impl Steps<'_> {
             }
             let span = match self.sampling.takes(step) {
                 true => {
-                    let (run_id, attempt) = (self.run_id, self.attempt);
-                    step_span!("step", run_id, attempt, step)
+                    // Signed, which is what traces have as numbers.
+                    let (run_id, attempt) = (self.run_id, i64::from(self.attempt));
+                    step_span!("step", run_id, attempt, step = i64::from(step))
                 }
                 false => Span::none(),
             };

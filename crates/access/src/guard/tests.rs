@@ -23,6 +23,12 @@ fn every_call_needs_what_it_should() {
     expect![[r#"
         imprint.v1.Metrics/Ingest: Some(Attempt)
         imprint.v1.Metrics/VerifyRun: Some(User(Read))
+        imprint.v1.Metrics/ListRuns: Some(User(Read))
+        imprint.v1.Metrics/ListProbes: Some(User(Read))
+        imprint.v1.Metrics/ListReadings: Some(User(Read))
+        imprint.v1.Metrics/ListCurvePoints: Some(User(Read))
+        imprint.v1.Metrics/ListMeanPoints: Some(User(Read))
+        imprint.v1.Metrics/ListUpdates: Some(User(Read))
         imprint.v1.Orchestrator/SubmitExperiment: Some(User(Submit))
         imprint.v1.Orchestrator/ListExperiments: Some(User(Read))
         imprint.v1.Orchestrator/GetExperiment: Some(User(Read))

@@ -27,6 +27,8 @@ use crate::place::Place;
 use crate::system::signalled;
 
 /// Measure this machine.
+///
+/// Example: `imprint bench ingest --standard`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Ingest(Ingest),

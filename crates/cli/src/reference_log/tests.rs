@@ -79,7 +79,7 @@ fn numbers_look_as_in_python() {
         1e16,
         1.25e300,
         123456.0,
-        10.0480499267578125,
+        f64::from(10.048_05_f32),
         1.5e-7,
     ] {
         write::number(&mut text, value);

@@ -47,7 +47,7 @@ impl Trainers {
                 machine: "simulated".to_owned(),
             };
             let dir = spools.join(run_id.to_string());
-            let spool = SpoolWriter::create(&dir, &open).map_err(broken)?;
+            let spool = SpoolWriter::create(&dir, &open).map_err(|e| broken(&e))?;
             let (durable, seen) = watch::channel(Cursors::default());
             let delivery = Delivery {
                 metrics: metrics_url.into(),
@@ -161,13 +161,15 @@ impl Trainer {
                 waiting.push_back((step, Instant::now()));
                 self.spool
                     .append(Record::Reading(reading))
-                    .map_err(broken)?;
+                    .map_err(|e| broken(&e))?;
                 if let Some((begin, period)) = pace {
                     // An update takes most of a step.
                     let due = begin + period * (step - first) + period / 2;
                     self.wait_until(due, &mut waiting, &mut latencies).await?;
                 }
-                self.spool.append(Record::Update(update)).map_err(broken)?;
+                self.spool
+                    .append(Record::Update(update))
+                    .map_err(|e| broken(&e))?;
                 self.next += 1;
                 self.settle(&mut waiting, &mut latencies);
             } else {
@@ -226,6 +228,6 @@ impl Trainer {
     }
 }
 
-fn broken(error: imprint_spool::Error) -> Failure {
-    Failure::failed(one_line(&error))
+fn broken(error: &imprint_spool::Error) -> Failure {
+    Failure::failed(one_line(error))
 }

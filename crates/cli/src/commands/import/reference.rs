@@ -81,6 +81,12 @@ impl From<Nan> for NanRule {
     }
 }
 
+impl From<imprint_data::Error> for Failure {
+    fn from(error: imprint_data::Error) -> Self {
+        Self::bad_input(one_line(&error))
+    }
+}
+
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         Self::bad_input(one_line(&error))
@@ -143,7 +149,7 @@ fn plan(log: &Path, scan: &Scan, options: &Options) -> Result<NewImport, Failure
         )));
     }
     let tokenizer = options.tokenizer.as_deref().map(Tokenizer::open);
-    let tokenizer = tokenizer.transpose().map_err(bad_input)?;
+    let tokenizer = tokenizer.transpose()?;
     let probes = probes(scan.layout.probes(), facts.as_deref(), tokenizer.as_ref())?;
 
     let identity = ImportedIdentity {
@@ -198,7 +204,7 @@ fn plan(log: &Path, scan: &Scan, options: &Options) -> Result<NewImport, Failure
 
 /// The facts of a file, which are those of the log.
 fn facts(path: &Path, scan: &Scan) -> Result<Vec<Fact>, Failure> {
-    let facts = load_facts(path).map_err(bad_input)?;
+    let facts = load_facts(path)?;
     if facts.len() != scan.layout.n_facts() {
         return Err(Failure::bad_input(format!(
             "{}: {} facts, but the log has {}",
@@ -286,7 +292,7 @@ fn probes(
         let (n_target_tokens, n_full_tokens) = match tokenizer {
             None => (1, 1),
             Some(tokenizer) => {
-                let tokens = tokenizer.encode_probe(&probe).map_err(bad_input)?;
+                let tokens = tokenizer.encode_probe(&probe)?;
                 (tokens.n_target_tokens as u32, tokens.n_full_tokens() as u32)
             }
         };
@@ -305,11 +311,7 @@ fn probes(
 }
 
 fn hash(path: Option<&Path>) -> Result<Option<String>, Failure> {
-    path.map(file_sha256).transpose().map_err(bad_input)
-}
-
-fn bad_input(error: imprint_data::Error) -> Failure {
-    Failure::bad_input(one_line(&error))
+    Ok(path.map(file_sha256).transpose()?)
 }
 
 /// Stores the run, as the attempt that is its only one; returns what to say.

@@ -1,6 +1,7 @@
 //! Delivery: sends a spool to the metrics service and learns what is durable.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use imprint_proto::Target;
 use imprint_proto::pb::ingest_request::Message;
 use imprint_proto::pb::{self, ingest_response, metrics_client::MetricsClient};
-use imprint_telemetry::{follow, step_span, traceparent};
+use imprint_telemetry::{follow, one_line, step_span, traceparent};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -31,6 +32,11 @@ pub enum Error {
     Stale(String),
     #[error("the metrics service refuses the readings: {0}")]
     Rejected(String),
+    #[error("what answers at {url} is no metrics service")]
+    Elsewhere { url: String },
+    /// As long as nobody changes the address or the files.
+    #[error(transparent)]
+    Unusable(imprint_proto::Error),
     #[error(transparent)]
     Spool(#[from] crate::Error),
 }
@@ -49,7 +55,7 @@ pub struct Delivery {
 
 enum Interruption {
     /// Worth another connection.
-    Lost(Status),
+    Lost(String),
     Final(Error),
 }
 
@@ -62,7 +68,20 @@ impl From<Status> for Interruption {
             | Code::OutOfRange
             | Code::PermissionDenied
             | Code::FailedPrecondition => Self::Final(Error::Rejected(status.message().to_owned())),
-            _ => Self::Lost(status),
+            // A broken connection says why only in its cause.
+            _ => Self::Lost(match status.source() {
+                Some(cause) => one_line(cause),
+                None => status.message().to_owned(),
+            }),
+        }
+    }
+}
+
+impl From<imprint_proto::Error> for Interruption {
+    fn from(e: imprint_proto::Error) -> Self {
+        match e {
+            imprint_proto::Error::Unreachable { source, .. } => Self::Lost(one_line(&source)),
+            other => Self::Final(Error::Unusable(other)),
         }
     }
 }
@@ -86,15 +105,15 @@ impl Delivery {
             match self.connection().await {
                 Ok(()) => return Ok(()),
                 Err(Interruption::Final(e)) => return Err(e),
-                Err(Interruption::Lost(status)) => {
+                Err(Interruption::Lost(cause)) => {
                     if *self.durable.borrow() != before {
                         (pause, told) = (RETRY.0, false);
                     }
                     if !told {
                         tracing::warn!(
-                            "cannot deliver readings to {}: {}; training goes on, they are spooled",
-                            self.metrics.url,
-                            status.message()
+                            "cannot deliver readings to {}: {cause}; training goes on, they are \
+                             spooled",
+                            self.metrics.url
                         );
                         told = true;
                     }
@@ -106,9 +125,7 @@ impl Delivery {
     }
 
     async fn connection(&self) -> Result<(), Interruption> {
-        let channel = imprint_proto::connect("metrics", self.metrics.clone())
-            .await
-            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let channel = imprint_proto::connect("metrics", self.metrics.clone()).await?;
         let mut client =
             MetricsClient::new(channel).max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
         let (to_service, requests) = mpsc::channel(IN_FLIGHT);
@@ -120,10 +137,16 @@ impl Delivery {
             .await;
         let answered = client.ingest(ReceiverStream::new(requests));
         let late = |_| Status::deadline_exceeded("the metrics service does not answer");
-        let mut answers = tokio::time::timeout(ANSWER_WITHIN, answered)
+        let answered = tokio::time::timeout(ANSWER_WITHIN, answered)
             .await
-            .map_err(late)??
-            .into_inner();
+            .map_err(late)?;
+        let mut answers = match answered {
+            Err(status) if status.code() == Code::Unimplemented => {
+                let url = self.metrics.url.clone();
+                return Err(Interruption::Final(Error::Elsewhere { url }));
+            }
+            answered => answered?.into_inner(),
+        };
         let first = tokio::time::timeout(ANSWER_WITHIN, answers.message())
             .await
             .map_err(late)??;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use imprint_proto::Target;
 use imprint_proto::pb::{self, attempts_client::AttemptsClient};
+use imprint_proto::{Target, answer};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -85,17 +85,19 @@ pub async fn import(
     };
     let mut client = AttemptsClient::new(orchestrator);
     if let Some(settled) = said.settled {
-        match client.settle_run(settled).await {
+        match answer("orchestrator", client.settle_run(settled)).await {
             Ok(_) => {}
             // It has said everything itself but for the readings.
             Err(status) if status.code() == Code::Aborted => return Ok(imported),
             Err(status) => return Err(ImportError::Refused(status)),
         }
     }
-    let run_dir = dir.ancestors().nth(3);
+    // Recorded paths lead through no links.
+    let whole = dir.canonicalize().ok();
+    let run_dir = whole.as_deref().and_then(|dir| dir.ancestors().nth(3));
     for state in said.states {
-        let recorded = client.record_state(state).await;
-        let recorded = recorded.map_err(ImportError::Refused)?.into_inner();
+        let recorded = answer("orchestrator", client.record_state(state)).await;
+        let recorded = recorded.map_err(ImportError::Refused)?;
         for obsolete in recorded.obsolete {
             if let Some(run_dir) = run_dir {
                 crate::delete_state(run_dir, &obsolete.path);
@@ -109,8 +111,7 @@ pub async fn import(
         reason: "its trainer ended without a word".to_owned(),
         step: imported.n_updates.max(header.resume_step),
     });
-    client
-        .end_attempt(end)
+    answer("orchestrator", client.end_attempt(end))
         .await
         .map_err(ImportError::Refused)?;
     Ok(imported)
@@ -155,3 +156,6 @@ async fn deliver(dir: &Path, header: &pb::Open, metrics: Target) -> Result<(), I
         () = silence => Err(ImportError::Silent),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! A segment is a magic, then records of `length, CRC-32, protobuf`; its first record is the `Open`
 //! of the attempt's stream, so that a segment says by itself what it belongs to.
 //! A segment is synced before the next one begins: only the last can have a tail that a crash tore,
-//! and that is cut.
+//! and that is cut; a bad record with a sound one behind it is damage.
 //!
 //! An attempt that resumes begins its spool with what its predecessor measured and could not
 //! deliver, so a spool alone holds everything that is not durable up to its end.
@@ -22,7 +22,7 @@ pub use resume::{ResumePoint, spool_dir};
 pub use segments::{Between, Error, Extent, SpoolReader, SpoolWriter};
 pub use ticket::{TicketError, read_ticket, write_ticket};
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 pub use imprint_proto::pb::spool_record::Record;
 
@@ -40,19 +40,72 @@ impl Cursors {
     }
 }
 
+/// Ends the name of a state that is being written or deleted.
+pub const UNFINISHED: &str = "unfinished";
+
 /// Deletes a saved state's directory, if it lies where this run's states lie.
+///
+/// Renamed first: one that was not deleted to the end cannot be taken for a state.
 pub fn delete_state(run_dir: &Path, path: &str) {
     let path = Path::new(path);
-    if !path.starts_with(run_dir.join("attempts")) {
+    if !is_state(run_dir, path) {
         return tracing::error!(
-            "not deleting {}: it is outside {}",
+            "not deleting {}: it is no state below {}",
             path.display(),
             run_dir.display()
         );
     }
-    if let Err(e) = std::fs::remove_dir_all(path)
+    let going = path.with_extension(UNFINISHED);
+    if let Err(e) = std::fs::rename(path, &going).and_then(|()| std::fs::remove_dir_all(&going))
         && e.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!("cannot delete the obsolete state {}: {e}", path.display());
+    }
+}
+
+/// Whether a path is `attempts/<number>/states/<name>` of a run: it comes from a service.
+fn is_state(run_dir: &Path, path: &Path) -> bool {
+    let Ok(below) = path.strip_prefix(run_dir) else {
+        return false;
+    };
+    let names: Option<Vec<&str>> = (below.components())
+        .map(|c| match c {
+            Component::Normal(name) => name.to_str(),
+            _ => None,
+        })
+        .collect();
+    matches!(names.as_deref(), Some(["attempts", _, "states", _]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_states_of_the_run_are_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = dir.path().join("7");
+        let state = run_dir.join("attempts/1/states/step-3");
+        let kept = ["7/attempts/1/spool/x", "8/attempts/1/states/step-3"];
+        for path in kept.map(|p| dir.path().join(p)).iter().chain([&state]) {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        for other in [
+            "7/attempts/1/spool",
+            "7/attempts",
+            "8/attempts/1/states/step-3",
+            "7/attempts/../../8/attempts/1/states/step-3",
+            "7/attempts/1/states/..",
+        ] {
+            delete_state(&run_dir, dir.path().join(other).to_str().unwrap());
+        }
+        assert!(state.exists());
+        assert!(kept.iter().all(|p| dir.path().join(p).exists()));
+        delete_state(&run_dir, state.to_str().unwrap());
+        assert!(!state.exists());
+        assert_eq!(
+            std::fs::read_dir(state.parent().unwrap()).unwrap().count(),
+            0
+        );
     }
 }

@@ -87,7 +87,7 @@ impl<'a, S> ResumePoint<'a, S> {
     pub fn begin_spool(&self, run_dir: &Path, open: &pb::Open) -> Result<SpoolWriter, Error> {
         let mut spool = SpoolWriter::create(&spool_dir(run_dir, open.attempt), open)?;
         if let Some(u) = &self.undelivered {
-            for record in SpoolReader::open(&u.spool)?.between(u.from, u.to)? {
+            for record in SpoolReader::open(&u.spool)?.between(u.from, u.to) {
                 spool.append(record?)?;
             }
         }
@@ -130,7 +130,7 @@ fn undelivered_below(
         return Ok((deliver_from, None));
     }
     // All of it or nothing: it is read once before anything builds on it.
-    for record in SpoolReader::open(&spool)?.between(from, to)? {
+    for record in SpoolReader::open(&spool)?.between(from, to) {
         record?;
     }
     Ok((deliver_from, Some(Undelivered { spool, from, to })))

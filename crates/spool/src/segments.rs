@@ -30,7 +30,10 @@ pub enum Error {
     #[error("{path} is not a spool of this version")]
     NotASpool { path: PathBuf },
     /// Not a torn tail: something was there and is not any more.
-    #[error("{path} is damaged at byte {at}: what follows cannot be read")]
+    #[error(
+        "{path} is damaged at byte {at}: what follows cannot be read; bring back a sound copy, or \
+         cut the file there and delete the segments after it to do without"
+    )]
     Damaged { path: PathBuf, at: u64 },
     #[error("{path} belongs to another attempt than {first}")]
     Mixed { path: PathBuf, first: PathBuf },
@@ -99,8 +102,10 @@ impl SpoolWriter {
         }
         let bytes = encode(record);
         self.file.write_all(&bytes).map_err(|e| {
-            // Readers stop before it anyway; a spool without a torn tail is clearer to look at.
-            let _ = self.file.set_len(extent.n_bytes);
+            // What is appended next, such as the last words, comes right behind the record before.
+            let at = SeekFrom::Start(extent.n_bytes);
+            let cut = self.file.set_len(extent.n_bytes);
+            let _ = cut.and_then(|()| (&self.file).seek(at));
             self.failed("append to", extent.segment, e)
         })?;
         extent.n_bytes += bytes.len() as u64;
@@ -163,6 +168,33 @@ fn encode(record: Record) -> Vec<u8> {
     bytes
 }
 
+fn length_and_crc([a, b, c, d, e, f, g, h]: [u8; HEAD_BYTES as usize]) -> (u32, u32) {
+    let (length, crc) = ([a, b, c, d], [e, f, g, h]);
+    (u32::from_le_bytes(length), u32::from_le_bytes(crc))
+}
+
+/// What [`encode`] was given, if this is its payload.
+fn decode(payload: &[u8], crc: u32) -> Option<Record> {
+    if crc32fast::hash(payload) != crc {
+        return None;
+    }
+    SpoolRecord::decode(payload).ok()?.record
+}
+
+fn begins_with_record(bytes: &[u8]) -> bool {
+    let Some((&head, rest)) = bytes.split_first_chunk() else {
+        return false;
+    };
+    let (length, crc) = length_and_crc(head);
+    let Some(payload) = rest.get(..length as usize) else {
+        return false;
+    };
+    // One field fills it; seeing that first spares the checksum at almost every byte of a reading.
+    let mut field = payload.get(1..).unwrap_or_default();
+    let is_filled = prost::decode_length_delimiter(&mut field).is_ok_and(|n| n == field.len());
+    is_filled && decode(payload, crc).is_some()
+}
+
 /// Reads a spool from its beginning.
 #[derive(Debug)]
 pub struct SpoolReader {
@@ -202,27 +234,39 @@ impl SpoolReader {
         ))
     }
 
-    /// How far a spool that nobody writes any more can be read: a tail torn by a crash is cut.
+    /// How far a spool that nobody writes any more can be read.
     ///
     /// # Errors
-    /// When what is damaged is not the tail.
+    /// When it is damaged; a torn tail is none, and is cut.
     pub fn abandoned_extent(&self) -> Result<Extent, Error> {
         let mut reader = Self::open(&self.dir)?;
+        while reader.next_abandoned()?.is_some() {}
+        Ok(Extent {
+            segment: reader.segment.number,
+            n_bytes: reader.segment.at,
+            closed: true,
+        })
+    }
+
+    /// The next record of a spool that nobody writes any more; `None` at its end.
+    ///
+    /// A bad record of the last segment is a tail that a crash tore, and is cut, unless a sound
+    /// record lies anywhere behind it: then it is damage.
+    fn next_abandoned(&mut self) -> Result<Option<Record>, Error> {
         loop {
-            while reader.segment.next(u64::MAX)?.is_some() {}
-            let extent = Extent {
-                segment: reader.segment.number,
-                n_bytes: reader.segment.at,
-                closed: true,
-            };
-            let exists = |after| segment_path(&self.dir, extent.segment + after).exists();
-            if !exists(1) {
-                return Ok(extent);
+            if let Some(record) = self.segment.next(u64::MAX)? {
+                return Ok(Some(record));
             }
-            reader.segment.check_end()?;
-            match reader.next_segment() {
+            let exists = |after| segment_path(&self.dir, self.segment.number + after).exists();
+            let (has_next, has_second_next) = (exists(1), exists(2));
+            if !has_next {
+                self.segment.check_tail()?;
+                return Ok(None);
+            }
+            self.segment.check_end()?;
+            match self.next_segment() {
                 // The crash came while it was begun.
-                Err(Error::NotASpool { .. }) if !exists(2) => return Ok(extent),
+                Err(Error::NotASpool { .. }) if !has_second_next => return Ok(None),
                 begun => begun?,
             }
         }
@@ -262,17 +306,14 @@ impl SpoolReader {
 
     /// The readings and updates from `from` up to `to`, of a spool that nobody writes any more.
     ///
+    /// Damage behind them does no harm.
     /// Where one is missing, the iterator ends with [`Error::Lacks`].
-    ///
-    /// # Errors
-    /// When the spool cannot be read.
-    pub fn between(self, from: Cursors, to: Cursors) -> Result<Between, Error> {
-        Ok(Between {
-            extent: self.abandoned_extent()?,
+    pub fn between(self, from: Cursors, to: Cursors) -> Between {
+        Between {
             reader: self,
             next: from,
             to,
-        })
+        }
     }
 }
 
@@ -280,7 +321,6 @@ impl SpoolReader {
 #[derive(Debug)]
 pub struct Between {
     reader: SpoolReader,
-    extent: Extent,
     next: Cursors,
     to: Cursors,
 }
@@ -290,7 +330,7 @@ impl Iterator for Between {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.next.reach(self.to) {
-            match self.reader.next(self.extent) {
+            match self.reader.next_abandoned() {
                 Ok(Some(record)) => match &record {
                     Record::Reading(r)
                         if r.index == self.next.reading && r.index < self.to.reading =>
@@ -342,15 +382,23 @@ impl Segment {
             number,
             path,
             file: BufReader::new(file),
-            at: MAGIC.len() as u64,
+            at: 0,
         };
         let mut magic = [0; MAGIC.len()];
         let is_whole = read_whole(&mut segment.file, &mut magic)
             .map_err(|e| failed("read", &segment.path, e))?;
-        match segment.next(u64::MAX)? {
-            Some(Record::Open(open)) if is_whole && magic == *MAGIC => Ok((segment, open)),
-            _ => Err(Error::NotASpool { path: segment.path }),
+        let is_ours = is_whole && magic == *MAGIC;
+        if is_ours {
+            segment.at = MAGIC.len() as u64;
+            if let Some(Record::Open(open)) = segment.next(u64::MAX)? {
+                return Ok((segment, open));
+            }
         }
+        // A whole spool may be of another version, what follows a segment of ours is not.
+        if is_ours || number > 0 {
+            segment.check_tail()?;
+        }
+        Err(Error::NotASpool { path: segment.path })
     }
 
     /// The next record below `end`; `None` where there is no whole and sound one.
@@ -372,23 +420,16 @@ impl Segment {
         if self.at.saturating_add(HEAD_BYTES) > end || !read_whole(&mut self.file, &mut head)? {
             return Ok(None);
         }
-        let [a, b, c, d, e, f, g, h] = head;
-        let (length, crc) = (
-            u32::from_le_bytes([a, b, c, d]),
-            u32::from_le_bytes([e, f, g, h]),
-        );
+        let (length, crc) = length_and_crc(head);
         let n_bytes = HEAD_BYTES + u64::from(length);
         if length > MAX_RECORD_BYTES || self.at.saturating_add(n_bytes) > end {
             return Ok(None);
         }
         let mut payload = vec![0; length as usize];
-        if !read_whole(&mut self.file, &mut payload)? || crc32fast::hash(&payload) != crc {
+        if !read_whole(&mut self.file, &mut payload)? {
             return Ok(None);
         }
-        let record = SpoolRecord::decode(payload.as_slice())
-            .ok()
-            .and_then(|r| r.record);
-        Ok(record.map(|r| (r, n_bytes)))
+        Ok(decode(&payload, crc).map(|r| (r, n_bytes)))
     }
 
     /// A segment that another one follows was whole when that one began.
@@ -399,6 +440,18 @@ impl Segment {
             return Ok(());
         }
         Err(self.damaged())
+    }
+
+    /// What a crash tore was the last that was written: no sound record follows.
+    fn check_tail(&mut self) -> Result<(), Error> {
+        let mut tail = Vec::new();
+        let read = self.file.seek(SeekFrom::Start(self.at));
+        read.and_then(|_| self.file.read_to_end(&mut tail))
+            .map_err(|e| failed("read", &self.path, e))?;
+        if (0..tail.len()).any(|at| begins_with_record(&tail[at..])) {
+            return Err(self.damaged());
+        }
+        Ok(())
     }
 
     fn damaged(&self) -> Error {

@@ -1,5 +1,7 @@
 use std::convert::Infallible;
 
+use prost::Message as _;
+
 use super::*;
 use crate::Record;
 
@@ -57,6 +59,21 @@ impl Run {
                 attempt,
                 ..Default::default()
             }));
+        self
+    }
+
+    /// A bit of an attempt's reading has flipped.
+    fn damaged(self, attempt: u32, step: u32) -> Self {
+        let segment = spool_dir(self.dir.path(), attempt).join("000000.spool");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let [reading, _] = records(step, attempt);
+        let record = pb::SpoolRecord {
+            record: Some(reading),
+        };
+        let record = record.encode_to_vec();
+        let at = bytes.windows(record.len()).position(|w| w == record);
+        bytes[at.unwrap()] ^= 1;
+        std::fs::write(segment, bytes).unwrap();
         self
     }
 
@@ -135,6 +152,22 @@ fn a_spool_that_ends_too_early_leaves_an_older_state() {
     Run::stored_below(60, &[(1, 0)])
         .attempt(1, 0, 0..99, &[50, 100])
         .resumes(Some((1, 50)), 50, &[]);
+}
+
+#[test]
+fn damage_behind_what_is_needed_does_no_harm() {
+    Run::stored_below(97, &[(1, 0)])
+        .attempt(1, 0, 0..130, &[50, 100])
+        .damaged(1, 100)
+        .resumes(Some((1, 100)), 100, &steps(97..100, 1));
+}
+
+#[test]
+fn damage_in_what_is_needed_leaves_an_older_state() {
+    Run::stored_below(40, &[(1, 0)])
+        .attempt(1, 0, 0..130, &[50, 100])
+        .damaged(1, 99)
+        .resumes(Some((1, 50)), 50, &steps(40..50, 1));
 }
 
 #[test]

@@ -31,17 +31,37 @@ fn open() -> Open {
     }
 }
 
-/// A spool in segments of about two records.
+/// Segments of about two records.
+const SMALL_BYTES: u64 = 80;
+
+/// A spool in small segments.
 fn spool_of(records: &[Record]) -> (tempfile::TempDir, PathBuf) {
+    let (dir, path, _) = spool_and_ends(records, SMALL_BYTES);
+    (dir, path)
+}
+
+/// A spool, and the segment and byte at which each record ends.
+fn spool_and_ends(
+    records: &[Record],
+    segment_bytes: u64,
+) -> (tempfile::TempDir, PathBuf, Vec<(u32, usize)>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
     let mut writer = SpoolWriter::create(&path, &open()).unwrap();
-    writer.segment_bytes = 80;
-    for r in records {
+    writer.segment_bytes = segment_bytes;
+    let append = |r: &Record| {
         writer.append(r.clone()).unwrap();
-    }
+        let extent = *writer.extent().borrow();
+        (extent.segment, extent.n_bytes as usize)
+    };
+    let ends = records.iter().map(append).collect();
     writer.sync().unwrap();
-    (dir, path)
+    (dir, path, ends)
+}
+
+/// Where the records of a segment begin.
+fn header_bytes() -> usize {
+    MAGIC.len() + encode(Record::Open(open())).len()
 }
 
 fn read_all(path: &Path) -> Result<Vec<Record>, Error> {
@@ -60,18 +80,14 @@ fn written() -> Vec<Record> {
 }
 
 proptest! {
-    /// Wherever a crash cuts the last segment, what is read is exactly the whole records before.
+    /// Whatever a crash leaves behind the last record, if it is none, is cut.
     #[test]
-    fn a_torn_tail_is_cut(cut in 0_u64..120) {
+    fn a_tail_that_is_no_record_is_cut(tail in prop::collection::vec(any::<u8>(), 0..300)) {
         let (_dir, path) = spool_of(&written());
         let last = segments(&path).pop().unwrap();
-        let file = File::options().write(true).open(&last).unwrap();
-        let kept = file.metadata().unwrap().len().saturating_sub(cut);
-        file.set_len(kept).unwrap();
-        let got = read_all(&path).unwrap();
-        prop_assert!(got.len() <= written().len());
-        prop_assert_eq!(&got[..], &written()[..got.len()]);
-        prop_assert!(cut > 0 || got == written());
+        let bytes = [std::fs::read(&last).unwrap(), tail].concat();
+        std::fs::write(last, bytes).unwrap();
+        prop_assert_eq!(read_all(&path).unwrap(), written());
     }
 
     /// Whatever byte a bad disk flips, what is read is a prefix of what was written, or an error.
@@ -86,6 +102,63 @@ proptest! {
         std::fs::write(segment, bytes).unwrap();
         if let Ok(got) = read_all(&path) {
             prop_assert_eq!(&got[..], &written()[..got.len()]);
+        }
+    }
+}
+
+/// Wherever a crash cuts the last segment, and whether zeros follow, what is read is exactly the
+/// whole records before.
+#[test]
+fn a_torn_tail_is_cut() {
+    for segment_bytes in [SMALL_BYTES, SEGMENT_BYTES] {
+        let (_dir, path, ends) = spool_and_ends(&written(), segment_bytes);
+        let last = segments(&path).len() as u32 - 1;
+        let file = segment_path(&path, last);
+        let whole = std::fs::read(&file).unwrap();
+        let lengths = 0..=whole.len();
+        let tails = |cut| [0, whole.len() - cut, whole.len() - cut + 4096];
+        for (cut, n_zeros) in lengths.flat_map(|cut| tails(cut).map(|n| (cut, n))) {
+            std::fs::write(&file, [&whole[..cut], &vec![0; n_zeros]].concat()).unwrap();
+            let n_whole = ends.iter().filter(|&&end| end <= (last, cut)).count();
+            match read_all(&path) {
+                Ok(got) => assert_eq!(got, written()[..n_whole], "{cut} and {n_zeros} zeros"),
+                Err(Error::NotASpool { .. }) => assert!(last == 0 && cut < header_bytes()),
+                Err(e) => panic!("{cut} and {n_zeros} zeros: {e}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_before_a_sound_record_is_damage() {
+    for segment_bytes in [SMALL_BYTES, SEGMENT_BYTES] {
+        let (_dir, path, ends) = spool_and_ends(&written(), segment_bytes);
+        let last = segments(&path).len() as u32 - 1;
+        let file = segment_path(&path, last);
+        let whole = std::fs::read(&file).unwrap();
+        let of_last = ends.iter().filter(|(segment, _)| *segment == last);
+        let of_last = of_last.map(|&(_, end)| end);
+        let mut begins: Vec<usize> = [0, MAGIC.len(), header_bytes()]
+            .into_iter()
+            .chain(of_last)
+            .collect();
+        begins.pop();
+        let last_record = begins.pop().unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            std::fs::write(&file, bytes).unwrap();
+            let begin = begins.iter().rfind(|&&b| b <= at).copied().unwrap_or(0);
+            match read_all(&path) {
+                Ok(got) if at >= last_record => {
+                    assert_eq!(got, written()[..written().len() - 1]);
+                }
+                Err(Error::NotASpool { path }) => assert!(path == file && last == 0 && begin == 0),
+                Err(Error::Damaged { path, at: found }) => {
+                    assert_eq!((path, found), (file.clone(), begin as u64), "{at}");
+                }
+                other => panic!("byte {at}: {other:?}"),
+            }
         }
     }
 }
@@ -167,10 +240,7 @@ fn undelivered_records_are_all_there_or_none() {
     let between = |from, to| {
         let spool = SpoolReader::open(&path).unwrap();
         assert_eq!(*spool.header(), open());
-        spool
-            .between(from, to)
-            .unwrap()
-            .collect::<Result<Vec<_>, _>>()
+        spool.between(from, to).collect::<Result<Vec<_>, _>>()
     };
     assert_eq!(
         between(at(4, 4), at(6, 5)).unwrap(),

@@ -4,13 +4,15 @@
 //! what it decided.
 
 use std::collections::VecDeque;
-use std::mem::take;
+use std::error::Error as _;
+use std::mem::{replace, take};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use imprint_core::Settled;
 use imprint_proto::pb::{self, attempts_client::AttemptsClient};
-use imprint_proto::{Channel, Secret, Target};
+use imprint_proto::{Channel, Secret, Target, answer, is_passing};
+use imprint_telemetry::one_line;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
@@ -18,8 +20,6 @@ use crate::stop::{Stop, StopSignal};
 
 /// How long a trainer waits for an orchestrator when it starts.
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
-/// How long one call may take.
-const CALL_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// A line to the orchestrator for one attempt.
@@ -27,9 +27,52 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Control {
     /// `None` offline.
     client: Option<AttemptsClient<Channel>>,
+    url: String,
     run_id: i32,
     attempt: u32,
     metrics: Target,
+}
+
+/// Calls of one kind while they fail: said once, like their end.
+struct Outage {
+    /// What cannot be done.
+    what: &'static str,
+    url: String,
+    is_on: bool,
+}
+
+impl Outage {
+    fn none(what: &'static str, url: &str) -> Self {
+        Self {
+            what,
+            url: url.to_owned(),
+            is_on: false,
+        }
+    }
+
+    fn failed(&mut self, status: &Status) {
+        if !replace(&mut self.is_on, true) {
+            tracing::warn!("cannot {} at {}: {}", self.what, self.url, cause(status));
+        }
+    }
+
+    fn answered(&mut self) {
+        if take(&mut self.is_on) {
+            tracing::info!("can {} again at {}", self.what, self.url);
+        }
+    }
+}
+
+/// Why a call failed.
+pub(crate) fn cause(status: &Status) -> String {
+    match status.source() {
+        _ if status.code() == Code::Unimplemented => {
+            "what answers there is no orchestrator".to_owned()
+        }
+        // A broken connection says why only there.
+        Some(cause) => one_line(cause),
+        None => status.message().to_owned(),
+    }
 }
 
 /// What heartbeats tell.
@@ -54,13 +97,14 @@ pub(crate) async fn begin(
     orchestrator: Target,
     request: pb::BeginAttemptRequest,
 ) -> anyhow::Result<(Control, pb::BeginAttemptResponse)> {
-    let credentials = orchestrator.credentials.clone();
+    let Target { url, credentials } = orchestrator.clone();
     let mut client = AttemptsClient::new(imprint_proto::connect_lazy(orchestrator)?)
         .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
     let run_id = request.run_id;
     let deadline = tokio::time::Instant::now() + BEGIN_WITHIN;
+    let mut outage = Outage::none("begin an attempt", &url);
     loop {
-        match within(client.begin_attempt(request.clone())).await {
+        match answer("orchestrator", client.begin_attempt(request.clone())).await {
             Ok(mut begun) => {
                 // Taken out: what is left of the answer may be kept and shown.
                 let token = take(&mut begun.attempt_token);
@@ -71,6 +115,7 @@ pub(crate) async fn begin(
                 };
                 let control = Control {
                     client: Some(client),
+                    url,
                     run_id,
                     attempt: begun.attempt,
                     metrics,
@@ -82,9 +127,13 @@ pub(crate) async fn begin(
                     && s.code() != Code::Unauthenticated
                     && tokio::time::Instant::now() < deadline =>
             {
+                outage.failed(&s);
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(s) => anyhow::bail!("cannot begin an attempt of run {run_id}: {}", s.message()),
+            Err(s) => {
+                let cause = cause(&s);
+                anyhow::bail!("cannot begin an attempt of run {run_id} at {url}: {cause}")
+            }
         }
     }
 }
@@ -94,6 +143,7 @@ impl Control {
     pub(crate) fn offline(run_id: i32, attempt: u32) -> Self {
         Self {
             client: None,
+            url: String::new(),
             run_id,
             attempt,
             metrics: Target::from(""),
@@ -117,6 +167,7 @@ impl Control {
     /// # Errors
     /// When this attempt is over, or the orchestrator refuses.
     pub(crate) async fn settle(&mut self, settled: &Settled) -> Result<Settled, Stop> {
+        let mut outage = Outage::none("settle the run", &self.url);
         let Some(client) = &mut self.client else {
             return Ok(settled.clone());
         };
@@ -128,32 +179,38 @@ impl Control {
                 .map_err(|e| failed("write what is settled", &e))?,
         };
         loop {
-            match within(client.settle_run(request.clone())).await {
+            match answer("orchestrator", client.settle_run(request.clone())).await {
                 Ok(answer) => {
+                    outage.answered();
                     return serde_json::from_str(&answer.settled_json)
                         .map_err(|e| failed("read what is settled", &e));
                 }
                 Err(s) if s.code() == Code::Aborted => {
                     return Err(Stop::Stale(s.message().to_owned()));
                 }
-                Err(s) if is_passing(&s) => tokio::time::sleep(PAUSE).await,
+                Err(s) if is_passing(&s) => {
+                    outage.failed(&s);
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Err(s) => {
                     return Err(failed(
                         "the orchestrator does not settle the run",
-                        &s.message(),
+                        &cause(&s),
                     ));
                 }
             }
         }
     }
 
-    /// Sends heartbeats until the attempt ends; a lost run or a cancellation raises `stop`.
+    /// Sends heartbeats until the attempt ends; a cancellation raises `asked`, a lost run `stop`.
     pub(crate) async fn heartbeats(
         mut self,
         every: Duration,
         progress: watch::Receiver<Progress>,
+        asked: StopSignal,
         stop: StopSignal,
     ) {
+        let mut outage = Outage::none("send heartbeats", &self.url);
         let Some(client) = &mut self.client else {
             return;
         };
@@ -169,8 +226,9 @@ impl Control {
                 steps_per_second: now.steps_per_second,
                 undelivered_since_step: now.undelivered_since_step,
             };
-            match within(client.heartbeat(request)).await {
+            match answer("orchestrator", client.heartbeat(request)).await {
                 Ok(answer) => {
+                    outage.answered();
                     if !answer.attempt_token.is_empty()
                         && let Err(e) = (self.metrics.credentials.token)
                             .renew(&Secret::new(answer.attempt_token))
@@ -178,14 +236,14 @@ impl Control {
                         tracing::warn!("the orchestrator sends no token that can be used: {e}");
                     }
                     if answer.stop {
-                        stop.raise(Stop::Asked);
+                        asked.raise(Stop::Asked);
                     }
                 }
                 Err(s) if s.code() == Code::Aborted => {
                     return stop.raise(Stop::Stale(s.message().to_owned()));
                 }
                 // An orchestrator that is down is no reason to stop.
-                Err(s) => tracing::debug!("no heartbeat: {}", s.message()),
+                Err(s) => outage.failed(&s),
             }
         }
     }
@@ -198,6 +256,7 @@ impl Control {
         keep_last: u32,
         stop: StopSignal,
     ) {
+        let mut outage = Outage::none("record states", &self.url);
         let Some(client) = &mut self.client else {
             return keep_newest(states, &run_dir, keep_last).await;
         };
@@ -209,8 +268,9 @@ impl Control {
                 keep,
             };
             loop {
-                match within(client.record_state(request.clone())).await {
+                match answer("orchestrator", client.record_state(request.clone())).await {
                     Ok(answer) => {
+                        outage.answered();
                         answer
                             .obsolete
                             .iter()
@@ -220,9 +280,12 @@ impl Control {
                     Err(s) if s.code() == Code::Aborted => {
                         return stop.raise(Stop::Stale(s.message().to_owned()));
                     }
-                    Err(s) if is_passing(&s) => tokio::time::sleep(PAUSE).await,
+                    Err(s) if is_passing(&s) => {
+                        outage.failed(&s);
+                        tokio::time::sleep(PAUSE).await;
+                    }
                     Err(s) => {
-                        let reason = format!("the orchestrator refuses a state: {}", s.message());
+                        let reason = format!("the orchestrator refuses a state: {}", cause(&s));
                         return stop.raise(Stop::Failed(reason));
                     }
                 }
@@ -250,7 +313,7 @@ impl Control {
         };
         let deadline = tokio::time::Instant::now() + patience;
         loop {
-            match within(client.end_attempt(request.clone())).await {
+            match answer("orchestrator", client.end_attempt(request.clone())).await {
                 Ok(_) => return Ok(()),
                 Err(s) if is_passing(&s) && tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(PAUSE).await;
@@ -280,26 +343,4 @@ async fn keep_newest(
             imprint_spool::delete_state(run_dir, &path);
         }
     }
-}
-
-async fn within<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(CALL_WITHIN, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::unavailable("the orchestrator does not answer")),
-    }
-}
-
-/// Whether the same call may succeed later: a service that goes away answers in many ways.
-fn is_passing(status: &Status) -> bool {
-    !matches!(
-        status.code(),
-        Code::Aborted
-            | Code::InvalidArgument
-            | Code::NotFound
-            | Code::FailedPrecondition
-            | Code::PermissionDenied
-            | Code::Unimplemented
-    )
 }

@@ -39,7 +39,8 @@ enum Command {
     /// Execute a run's next attempt; the orchestrator starts this.
     ///
     /// Exit code 0: finished or stopped as asked (SIGTERM, SIGINT, SIGUSR1: saved and flushed);
-    /// 1: failed, and the orchestrator knows why; 3: a later attempt has taken the run over.
+    /// 1: failed, and the orchestrator knows why; 3: a later attempt has taken the run over; 130:
+    /// SIGINT while it was about to stop.
     Run {
         /// Address of the orchestrator, such as http://127.0.0.1:7432.
         #[arg(long, env = "IMPRINT_ORCHESTRATOR", required_unless_present = "ticket")]

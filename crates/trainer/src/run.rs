@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use imprint_proto::pb::{self, AttemptOutcome};
 use imprint_spool::{
     Cursors, Delivery, DeliveryError, Record, ResumePoint, SpoolWriter, spool_dir,
 };
-use imprint_telemetry::{Sampling, step_span, traceparent};
+use imprint_telemetry::{Sampling, one_line, step_span, traceparent};
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument as _, Span};
 
@@ -25,13 +24,15 @@ use crate::start;
 use crate::state::{self, AttemptDir, Position, StateWriter};
 use crate::stop::{Stop, StopSignal};
 
-/// How long the last words of a stopped trainer may take: a signal leaves little time.
+/// How long the last words of a trainer may take that was asked to stop: there is little time.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Weight of the newest step in the reported speed.
 const RATE_SMOOTHING: f32 = 0.1;
 
 /// Exit code of an attempt whose run a later attempt has taken over.
 const EXIT_STALE: u8 = 3;
+/// Exit code of a process that was interrupted while it was about to stop.
+const EXIT_INTERRUPTED: i32 = 130;
 
 /// How the step loop ended.
 enum Ending {
@@ -89,12 +90,15 @@ pub(crate) fn run(source: Source, sampling: Sampling) -> anyhow::Result<ExitCode
         }
     };
     let _in_attempt = tracing::info_span!("attempt", run_id, attempt = begun.attempt).entered();
+    let asked = StopSignal::new();
+    runtime.spawn(raise_on_signals(asked.clone()).in_current_span());
     let attempt = Attempt {
         run_id,
         begun,
         sampling,
         control: control.clone(),
         runtime: &runtime,
+        asked: asked.clone(),
     };
     let mut step = 0;
     let ending = attempt
@@ -114,11 +118,9 @@ pub(crate) fn run(source: Source, sampling: Sampling) -> anyhow::Result<ExitCode
     };
     let (outcome, reason) = ending.last_words();
     let told = runtime.block_on(async {
-        let hurry = StopSignal::new();
-        tokio::spawn(raise_on_signals(hurry.clone()));
         tokio::select! {
             told = control.end(outcome, reason, step, patience) => told,
-            () = async { hurry.wait().await; tokio::time::sleep(LAST_WORDS).await } => {
+            () = last_words(&asked) => {
                 Err(tonic::Status::cancelled("asked to stop while it could not be reached"))
             }
         }
@@ -126,7 +128,7 @@ pub(crate) fn run(source: Source, sampling: Sampling) -> anyhow::Result<ExitCode
     if let Err(status) = told {
         tracing::warn!(
             "the orchestrator does not know how this attempt ended: {}",
-            status.message()
+            control::cause(&status)
         );
     }
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -139,6 +141,8 @@ struct Attempt<'a> {
     sampling: Sampling,
     control: Control,
     runtime: &'a tokio::runtime::Runtime,
+    /// Raised by whoever asks this process to stop: its signals and the orchestrator.
+    asked: StopSignal,
 }
 
 impl Attempt<'_> {
@@ -154,11 +158,12 @@ impl Attempt<'_> {
         let control = self.control.clone();
         self.runtime.spawn(
             control
-                .heartbeats(every, heartbeat_progress, stop.clone())
+                .heartbeats(every, heartbeat_progress, self.asked.clone(), stop.clone())
                 .in_current_span(),
         );
+        let (asked, when_asked) = (self.asked.clone(), stop.clone());
         self.runtime
-            .spawn(raise_on_signals(stop.clone()).in_current_span());
+            .spawn(async move { when_asked.raise(asked.wait().await) });
 
         let spec: RunSpec =
             serde_json::from_str(&self.begun.spec_json).context("read the run's configuration")?;
@@ -173,8 +178,14 @@ impl Attempt<'_> {
         for warning in data.warnings() {
             tracing::warn!("{warning}");
         }
+        if let Some(stop) = stop.raised() {
+            return Ok(Ending::Stopped(stop));
+        }
         let resume = ResumePoint::find(&self.begun, data.reading_steps(), state::open);
         *at_step = resume.step;
+        if let Some(stop) = stop.raised() {
+            return Ok(Ending::Stopped(stop));
+        }
         let settled = self.settled_before()?;
         let (mut learner, settled) = match &resume.state {
             Some((state, manifest)) => {
@@ -202,6 +213,9 @@ impl Attempt<'_> {
                 }
             }
         };
+        if let Some(stop) = stop.raised() {
+            return Ok(Ending::Stopped(stop));
+        }
         learner.set_micro_batch_rows(settled.micro_batch_rows as usize)?;
         let vocab_size = learner.config().vocab_size;
         anyhow::ensure!(
@@ -292,25 +306,21 @@ impl Attempt<'_> {
             tracing::info!("`imprint import {}` delivers what was read", path.display());
         }
 
+        if let Ending::Stopped(Stop::Failed(reason)) = &ending {
+            tracing::warn!("this attempt has failed, what it measured is delivered: {reason}");
+        }
         // What was saved is worth recording, and what was measured worth delivering, also when the
-        // loop ended early; a signal leaves little time for either.
-        let patience = match &ending {
-            Ending::Stopped(Stop::Stale(_)) => Duration::ZERO,
-            Ending::Stopped(Stop::Asked) => LAST_WORDS,
-            _ => self.deliver_timeout(),
-        };
+        // loop ended early; who asks to stop leaves little time for it, a later attempt none.
         let are_states_recorded = Cell::new(false);
-        let is_stopping = matches!(&ending, Ending::Stopped(_));
         let delivered = self.runtime.block_on(async {
-            let mut everything = pin!(async {
+            let everything = async {
                 are_states_recorded.set(recording.await.is_ok());
                 delivery.await.unwrap_or_else(|e| Err(e.to_string()))
-            });
+            };
             tokio::select! {
-                outcome = tokio::time::timeout(patience, &mut everything) => outcome.ok(),
-                _ = stop.wait(), if !is_stopping => {
-                    tokio::time::timeout(LAST_WORDS, &mut everything).await.ok()
-                }
+                outcome = tokio::time::timeout(self.deliver_timeout(), everything) => outcome.ok(),
+                () = last_words(&self.asked) => None,
+                _ = stop.wait_for(|stop| matches!(stop, Stop::Stale(_))) => None,
                 () = report_delivery(durable_now, &progress, data.reading_steps()) => None,
             }
         });
@@ -357,10 +367,13 @@ async fn deliver(delivery: Delivery, stop: StopSignal) -> Result<(), String> {
         Ok(()) => return Ok(()),
         Err(e) => e,
     };
-    let reason = error.to_string();
+    let reason = one_line(&error);
     stop.raise(match error {
         DeliveryError::Stale(_) => Stop::Stale(reason.clone()),
-        DeliveryError::Rejected(_) | DeliveryError::Spool(_) => Stop::Failed(reason.clone()),
+        DeliveryError::Rejected(_)
+        | DeliveryError::Elsewhere { .. }
+        | DeliveryError::Unusable(_)
+        | DeliveryError::Spool(_) => Stop::Failed(reason.clone()),
     });
     Err(reason)
 }
@@ -380,8 +393,18 @@ async fn raise_on_signals(stop: StopSignal) {
         _ = int.recv() => {}
         _ = usr1.recv() => {}
     }
-    tracing::info!("asked to stop");
+    tracing::info!("asked to stop; Ctrl-C now does not wait");
     stop.raise(Stop::Asked);
+    // The other signals may well come twice: from a batch system, or from an orchestrator that goes.
+    int.recv().await;
+    tracing::warn!("interrupted: what was not saved is lost");
+    std::process::exit(EXIT_INTERRUPTED);
+}
+
+/// Ends when a process that was asked to stop should have said its last words.
+async fn last_words(asked: &StopSignal) {
+    asked.wait().await;
+    tokio::time::sleep(LAST_WORDS).await;
 }
 
 /// Keeps the heartbeats true while nothing but delivery is left.

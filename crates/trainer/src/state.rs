@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use imprint_core::{RunIdentity, Settled, SpecHash, Standing};
 use imprint_lm::Learner;
 use imprint_proto::pb;
+use imprint_spool::{UNFINISHED, delete_state};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -100,9 +101,6 @@ impl Position {
         }
     }
 }
-
-/// Ends the name of a state that is being written.
-const UNFINISHED: &str = "unfinished";
 
 /// Where an attempt keeps what it writes.
 #[derive(Clone, Debug)]
@@ -307,9 +305,7 @@ pub(crate) fn sweep(run_dir: &Path, run: &SpecHash, attempt: u32, recorded: &[pb
             if !is_unfinished && !find(&path).is_ok_and(|m| m.is_some_and(|m| m.run == *run)) {
                 continue;
             }
-            if let Err(e) = fs::remove_dir_all(&path) {
-                tracing::warn!("cannot remove the leftover {}: {e}", path.display());
-            }
+            delete_state(run_dir, &path.to_string_lossy());
         }
     }
 }

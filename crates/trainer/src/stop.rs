@@ -39,14 +39,21 @@ impl StopSignal {
 
     /// Waits until the signal is raised.
     pub(crate) async fn wait(&self) -> Stop {
+        self.wait_for(|_| true).await
+    }
+
+    /// Waits until the signal is raised with such a reason.
+    pub(crate) async fn wait_for(&self, is_such: impl Fn(&Stop) -> bool) -> Stop {
         let mut receiver = self.0.subscribe();
-        loop {
-            if let Some(stop) = receiver.borrow_and_update().clone() {
-                return stop;
-            }
-            if receiver.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+        let raised = receiver.wait_for(|stop| stop.as_ref().is_some_and(&is_such));
+        let raised = raised.await.ok().and_then(|stop| stop.clone());
+        match raised {
+            Some(stop) => stop,
+            // Never: this signal is a sender itself.
+            None => std::future::pending().await,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

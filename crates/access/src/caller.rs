@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use imprint_proto::status::internal;
 use tonic::{Request, Status};
 
 use crate::grant::Grant;
@@ -25,7 +26,7 @@ impl Caller {
     /// When it did not.
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let caller = request.extensions().get().copied();
-        caller.ok_or_else(|| Status::internal("a call that came through no door"))
+        caller.ok_or_else(|| internal("a call that came through no door"))
     }
 
     /// Fails unless the caller may speak for a run's attempts.

@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
+use imprint_proto::status::{refused, unavailable};
 use imprint_store::Store;
 use imprint_store::tokens::{Scope, Standing};
 use tokio::sync::Semaphore;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::caller::Caller;
@@ -114,7 +115,10 @@ impl Guard {
             return Ok(Caller::Anyone);
         };
         let need = match Need::of(path) {
-            None => return Err(Status::unimplemented("there is no such call")),
+            None => {
+                let line = "there is no such call";
+                return Err(refused(Code::Unimplemented, "NO_SUCH_CALL", line, []));
+            }
             Some(Need::Nothing) => return Ok(Caller::Anyone),
             Some(need) => need,
         };
@@ -145,9 +149,9 @@ impl Guard {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 tracing::warn!("a token could not be looked up: {error}");
-                return Err(Status::unavailable("tokens cannot be looked up now"));
+                return Err(no_lookup());
             }
-            Err(_) => return Err(Status::unavailable("tokens cannot be looked up now")),
+            Err(_) => return Err(no_lookup()),
         };
         let refusal = match found {
             None => Refusal::Unknown,
@@ -160,6 +164,10 @@ impl Guard {
         };
         Err(refusal.status())
     }
+}
+
+fn no_lookup() -> Status {
+    unavailable("DATABASE_UNAVAILABLE", "tokens cannot be looked up now")
 }
 
 /// The token that a call shows.

@@ -10,6 +10,7 @@ mod grant;
 mod guard;
 mod incoming;
 mod refusal;
+mod status;
 mod user_token;
 
 pub use caller::Caller;
@@ -18,4 +19,5 @@ pub use grant::{Grant, GrantKeys, GrantSigner, KeyError, public_key_of};
 pub use guard::Guard;
 pub use imprint_store::tokens::Scope;
 pub use incoming::{Connection, Incoming};
+pub use status::from_store;
 pub use user_token::NewUserToken;

@@ -1,13 +1,8 @@
 //! Why a call is not let in, as its caller sees it.
 
-use std::collections::HashMap;
-
+use imprint_proto::status::refused;
 use imprint_store::tokens::Scope;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
-
-/// In error details: who says it.
-const DOMAIN: &str = "imprint.v1";
 
 /// The reason of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,20 +73,19 @@ impl Refusal {
                 format!("this token is for attempt {granted}, not for attempt {asked}"),
             ),
         };
-        let about: HashMap<String, String> = match self {
-            Lacks(scope) => HashMap::from([("scope".to_owned(), scope.to_string())]),
+        let about = match self {
+            Lacks(scope) => vec![("scope", scope.to_string())],
             OtherRun { granted, asked } => of_both(granted, asked),
             OtherAttempt { granted, asked } => of_both(granted, asked),
-            _ => HashMap::new(),
+            _ => Vec::new(),
         };
-        let details = ErrorDetails::with_error_info(reason, DOMAIN, about);
-        Status::with_error_details(code, line, details)
+        refused(code, reason, line, about)
     }
 }
 
-fn of_both(granted: &impl ToString, asked: &impl ToString) -> HashMap<String, String> {
-    HashMap::from([
-        ("granted".to_owned(), granted.to_string()),
-        ("asked".to_owned(), asked.to_string()),
-    ])
+fn of_both(granted: &impl ToString, asked: &impl ToString) -> Vec<(&'static str, String)> {
+    vec![
+        ("granted", granted.to_string()),
+        ("asked", asked.to_string()),
+    ]
 }

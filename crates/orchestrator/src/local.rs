@@ -20,6 +20,12 @@ use crate::plan::Process;
 /// Where a run's trainer finds its token, in the run's directory.
 const TOKEN_FILE: &str = "token";
 
+/// Secrets that the orchestrator may have in its environment and no trainer needs.
+const NOT_FOR_TRAINERS: [&str; 3] = ["DATABASE_URL", "PGPASSWORD", "IMPRINT_TOKEN_FILE"];
+
+/// How long a killed process may take to end; one that hangs in the kernel does not.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often shutting down looks whether a process has ended.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -52,6 +58,9 @@ impl Trainer {
             .args(["run", "--run-id", &run_id.to_string()])
             .args(["--orchestrator", &self.orchestrator_url])
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        for name in NOT_FOR_TRAINERS {
+            command.env_remove(name);
+        }
         if let Some(ca) = &self.certificates.ca {
             command.arg("--ca").arg(ca);
         }
@@ -209,24 +218,35 @@ impl Local {
 
     /// Asks all processes to save and end, and ends those that have not within `grace`.
     pub(crate) async fn shut_down(mut self, grace: Duration) {
-        let deadline = Instant::now() + grace;
         let run_ids: Vec<i32> = self.held.keys().copied().collect();
         run_ids.iter().for_each(|&run_id| self.stop(run_id));
-        while self.n_alive() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(POLL).await;
+        if self.have_ended(grace).await {
+            return;
         }
         run_ids.iter().for_each(|&run_id| self.kill(run_id));
-        while self.n_alive() > 0 {
+        if !self.have_ended(KILLED_WITHIN).await {
+            let pids: Vec<u32> = self.alive().map(|held| held.pid).collect();
+            tracing::warn!("killed trainers have not ended: processes {pids:?}");
+        }
+    }
+
+    /// Whether all processes have ended, or do so within a time.
+    async fn have_ended(&mut self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
+            self.observe();
+            if self.alive().next().is_none() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
             tokio::time::sleep(POLL).await;
         }
     }
 
-    fn n_alive(&mut self) -> usize {
-        self.observe();
-        self.held
-            .values()
-            .filter(|held| held.exit.is_none())
-            .count()
+    fn alive(&self) -> impl Iterator<Item = &Held> {
+        self.held.values().filter(|held| held.exit.is_none())
     }
 }
 

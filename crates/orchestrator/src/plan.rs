@@ -134,13 +134,18 @@ impl<'a> Plan<'a> {
             // Another look decides, with the process gone.
             Some(_) => {}
             None if run.cancel_requested => self.actions.push(Action::FinishCancelling { run_id }),
-            None => match self.obstacle(run) {
-                Some(reason) => self.explain(run, reason),
-                None => {
-                    self.n_busy += 1;
-                    self.actions.push(Action::Start { run_id });
-                }
-            },
+            None => self.start(run, ""),
+        }
+    }
+
+    /// Starts a trainer; where something is in the way, says so after `why`.
+    fn start(&mut self, run: &OpenRun, why: &str) {
+        match self.obstacle(run) {
+            Some(obstacle) => self.explain(run, format!("{why}{obstacle}")),
+            None => {
+                self.n_busy += 1;
+                self.actions.push(Action::Start { run_id: run.run_id });
+            }
         }
     }
 
@@ -186,20 +191,40 @@ impl<'a> Plan<'a> {
         if let Some(exit) = own.and_then(|p| p.exit.as_deref()) {
             return self.lose(run, Some(attempt), format!("the trainer {exit}"));
         }
+        // Nobody can tell it to stop; what it still measures is refused.
+        if run.cancel_requested && attempt.offline {
+            return self.lose(run, Some(attempt), "cancelled while offline".to_owned());
+        }
         let now = self.observed.now;
         if attempt.lease_until < now && self.observed.leases_from <= now {
+            if attempt.offline {
+                return self.overdue(run, attempt);
+            }
             if own.is_some() {
                 self.actions.push(Action::Kill { run_id: run.run_id });
             }
             let silent = "the trainer sent no heartbeat before its lease ran out".to_owned();
             return self.lose(run, Some(attempt), silent);
         }
-        // Nobody can tell it to stop; what it still measures is refused.
-        if run.cancel_requested && attempt.offline {
-            return self.lose(run, Some(attempt), "cancelled while offline".to_owned());
-        }
         if let Some(process) = own.filter(|_| run.cancel_requested) {
             self.stop(run.run_id, process);
+        }
+    }
+
+    /// An attempt whose time offline is over: its spool can be imported until another attempt begins,
+    /// which ends it.
+    fn overdue(&mut self, run: &OpenRun, attempt: &LastAttempt) {
+        let run_id = run.run_id;
+        match self.observed.processes.get(&run_id) {
+            None => self.start(run, "its time offline is over, import its spool; "),
+            // It began nothing, so there is no other attempt to write off.
+            Some(Process {
+                exit: Some(exit), ..
+            }) => self.lose(run, Some(attempt), format!("the trainer {exit}")),
+            Some(process) if process.age >= self.limits.begin_within => {
+                self.actions.push(Action::Kill { run_id });
+            }
+            Some(_) => self.explain(run, "starting".to_owned()),
         }
     }
 
@@ -229,15 +254,7 @@ impl<'a> Plan<'a> {
                 }
             }
             // A short job: it resumes at the last state and delivers what the spool holds.
-            Some(step) => match self.obstacle(run) {
-                Some(obstacle) => {
-                    self.explain(run, format!("undelivered since step {step}; {obstacle}"));
-                }
-                None => {
-                    self.n_busy += 1;
-                    self.actions.push(Action::Start { run_id });
-                }
-            },
+            Some(step) => self.start(run, &format!("undelivered since step {step}; ")),
         }
     }
 

@@ -1,25 +1,26 @@
 //! The gRPC services: one for people and their programs, one for trainers.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use imprint_access::{Caller, Grant, GrantSigner};
 use imprint_core::Settled;
-use imprint_proto::pb;
 use imprint_proto::pb::attempts_server::Attempts;
 use imprint_proto::pb::orchestrator_server::Orchestrator;
+use imprint_proto::status::{internal, invalid, not_found, refused, unavailable};
+use imprint_proto::{check_text, pb};
 use imprint_store::Store;
 use imprint_store::runs::{
     AttemptEnd, Begin, ExperimentSummary, Process, Progress, RunState, RunView, SavedState, Segment,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::Limits;
 use crate::series::Series;
-use crate::status::{from_store, invalid};
+use crate::status::from_store;
 use crate::submit::submit;
 
 /// How often a watched experiment is looked at.
@@ -45,7 +46,7 @@ pub(crate) struct Service {
 }
 
 fn no_experiment(name: &str) -> Status {
-    Status::not_found(format!("there is no experiment `{name}`"))
+    not_found(format!("there is no experiment `{name}`"))
 }
 
 impl Service {
@@ -60,6 +61,7 @@ impl Service {
     }
 
     async fn look(&self, name: &str) -> Result<pb::Experiment, Status> {
+        check_text("name", name)?;
         let runs = self.store.experiment_runs(name).await.map_err(from_store)?;
         let runs = runs.ok_or_else(|| no_experiment(name))?;
         Ok(pb::Experiment {
@@ -92,7 +94,10 @@ impl Service {
                 _ = self.stopping.wait_for(|&stopping| stopping) => true,
             };
             let now = match stopped {
-                true => Err(Status::unavailable("the orchestrator is shutting down")),
+                true => Err(unavailable(
+                    "SHUTTING_DOWN",
+                    "the orchestrator is shutting down",
+                )),
                 false => self.look(&name).await,
             };
             match now {
@@ -157,10 +162,12 @@ impl Orchestrator for Service {
         request: Request<pb::CancelExperimentRequest>,
     ) -> Result<Response<pb::CancelExperimentResponse>, Status> {
         let pb::CancelExperimentRequest { name, run } = request.into_inner();
+        check_text("name", &name)?;
+        check_text("run", &run)?;
         let run = (!run.is_empty()).then_some(run);
         let cancelled = self.store.request_cancel(&name, run.as_deref()).await;
         let cancelled = cancelled.map_err(from_store)?.ok_or_else(|| match run {
-            Some(run) => Status::not_found(format!("experiment `{name}` has no run `{run}`")),
+            Some(run) => not_found(format!("experiment `{name}` has no run `{run}`")),
             None => no_experiment(&name),
         })?;
         self.wake.notify_one();
@@ -172,6 +179,7 @@ impl Orchestrator for Service {
         request: Request<pb::RetryExperimentRequest>,
     ) -> Result<Response<pb::RetryExperimentResponse>, Status> {
         let name = request.into_inner().name;
+        check_text("name", &name)?;
         let queued = self.store.retry(&name).await.map_err(from_store)?;
         let queued = queued.ok_or_else(|| no_experiment(&name))?;
         self.wake.notify_one();
@@ -188,6 +196,8 @@ impl Attempts for Service {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         caller.may_speak_for(request.run_id)?;
+        check_text("host", &request.host)?;
+        check_text("machine", &request.machine)?;
         let run_id = request.run_id;
         let process = Process {
             host: request.host,
@@ -197,9 +207,8 @@ impl Attempts for Service {
         };
         let lease = match request.offline_seconds {
             Some(seconds) if seconds > MAX_OFFLINE_SECONDS => {
-                return Err(invalid(format!(
-                    "offline_seconds: {seconds} is longer than 60 days ({MAX_OFFLINE_SECONDS})"
-                )));
+                let problem = format!("{seconds} is longer than 60 days ({MAX_OFFLINE_SECONDS})");
+                return Err(invalid("offline_seconds", &problem));
             }
             Some(seconds) => Duration::from_secs(seconds.into()).max(self.limits.lease),
             None => self.limits.lease,
@@ -207,7 +216,9 @@ impl Attempts for Service {
         let begun = self.store.begin_attempt(run_id, &process, lease).await;
         let begun = match begun.map_err(from_store)? {
             Begin::Begun(begun) => begun,
-            Begin::Refused(reason) => return Err(Status::failed_precondition(reason)),
+            Begin::Refused(why) => {
+                return Err(refused(Code::FailedPrecondition, "CANNOT_BEGIN", why, []));
+            }
         };
         self.series.attempt_began();
         let spec_json = to_json(run_id, &begun.spec)?;
@@ -240,7 +251,7 @@ impl Attempts for Service {
         let request = request.into_inner();
         caller.may_speak_for(request.run_id)?;
         let settled: Settled = serde_json::from_str(&request.settled_json)
-            .map_err(|e| invalid(format!("settled_json: {e}")))?;
+            .map_err(|e| invalid("settled_json", &e.to_string()))?;
         let stands = self
             .store
             .settle_run(request.run_id, request.attempt, &settled)
@@ -286,13 +297,25 @@ impl Attempts for Service {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         caller.may_speak_for(request.run_id)?;
-        let state = request.state.ok_or_else(|| invalid("state: is missing"))?;
+        let state = request
+            .state
+            .ok_or_else(|| invalid("state", "is missing"))?;
         if state.attempt != request.attempt {
-            return Err(invalid(format!(
-                "state: was saved by attempt {}, not by {}",
-                state.attempt, request.attempt
-            )));
+            let (by, attempt) = (state.attempt, request.attempt);
+            let problem = format!("was saved by attempt {by}, not by {attempt}");
+            return Err(invalid("state", &problem));
         }
+        check_text("state.path", &state.path)?;
+        let (run_id, step) = (request.run_id, state.step);
+        let place = format!("{run_id}/attempts/{}/states/step-{step}", state.attempt);
+        let path = Path::new(&state.path);
+        let is_plain = |c| matches!(c, Component::RootDir | Component::Normal(_));
+        // Others load it, and it is deleted once it is obsolete.
+        if !path.is_absolute() || !path.ends_with(&place) || !path.components().all(is_plain) {
+            let problem = format!("{:?} does not end in {place}", state.path);
+            return Err(invalid("state.path", &problem));
+        }
+        check_text("state.sha256", &state.sha256)?;
         let state = SavedState {
             step: state.step,
             attempt: state.attempt,
@@ -319,6 +342,7 @@ impl Attempts for Service {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         caller.may_speak_for(request.run_id)?;
+        check_text("reason", &request.reason)?;
         let outcome = request.outcome();
         let reason = request.reason;
         let end = match outcome {
@@ -326,7 +350,7 @@ impl Attempts for Service {
             pb::AttemptOutcome::Stopped => AttemptEnd::Stopped { reason },
             pb::AttemptOutcome::Failed => AttemptEnd::Failed { reason },
             pb::AttemptOutcome::Unspecified => {
-                return Err(invalid("outcome: say how the attempt ended"));
+                return Err(invalid("outcome", "say how the attempt ended"));
             }
         };
         let ended = self
@@ -346,7 +370,7 @@ impl Attempts for Service {
 
 fn to_json(run_id: i32, value: &impl serde::Serialize) -> Result<String, Status> {
     serde_json::to_string(value)
-        .map_err(|e| Status::internal(format!("run {run_id} cannot be written: {e}")))
+        .map_err(|e| internal(format!("run {run_id} cannot be written: {e}")))
 }
 
 fn to_run(run: RunView) -> pb::Run {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use imprint_core::{CheckpointIdentity, ExperimentSpec, RunSpec, Standing};
 use imprint_data::TrainingData;
-use imprint_proto::pb;
+use imprint_proto::status::{internal, invalid};
+use imprint_proto::{check_text, pb};
 use imprint_store::Store;
 use imprint_store::runs::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Submission};
 use prost::Message as _;
@@ -14,7 +15,7 @@ use tonic::Status;
 
 use imprint_telemetry::one_line;
 
-use crate::status::{from_store, invalid};
+use crate::status::{from_store, invalid_experiment};
 
 /// Validates an experiment and stores the runs that are not there yet.
 ///
@@ -25,10 +26,10 @@ pub(crate) async fn submit(
     request: pb::SubmitExperimentRequest,
 ) -> Result<pb::SubmitExperimentResponse, Status> {
     if request.request_id.is_empty() && !request.dry_run {
-        return Err(invalid(
-            "request_id: choose one, such as a UUID, and repeat it with the call",
-        ));
+        let problem = "choose one, such as a UUID, and repeat it with the call";
+        return Err(invalid("request_id", problem));
     }
+    check_text("request_id", &request.request_id)?;
     if !request.dry_run {
         let answer = store
             .submission_answer(&request.request_id)
@@ -40,20 +41,18 @@ pub(crate) async fn submit(
     }
     let base_dir = Path::new(&request.base_dir);
     if !base_dir.is_absolute() {
-        return Err(invalid(format!(
-            "base_dir: `{}` is not an absolute directory",
-            request.base_dir
-        )));
+        let problem = format!("`{}` is not an absolute directory", request.base_dir);
+        return Err(invalid("base_dir", &problem));
     }
     let spec = ExperimentSpec::parse(&request.toml, Path::new(&request.file), base_dir)
-        .map_err(|e| invalid(one_line(&e)))?;
+        .map_err(|e| invalid_experiment(one_line(&e)))?;
     let parents = parents(store, &spec).await?;
     let standings = parent_standings(store, &spec, &parents).await?;
     let name = spec.name.clone();
     // Files are read and texts are tokenised.
     let valid = tokio::task::spawn_blocking(move || validate(&spec, &parents, &standings))
         .await
-        .map_err(|e| Status::internal(format!("validating the experiment failed: {e}")))??;
+        .map_err(|e| internal(format!("validating the experiment failed: {e}")))??;
 
     let experiment = NewExperiment {
         name,
@@ -79,13 +78,13 @@ pub(crate) async fn submit(
     };
     match submitted.map_err(from_store)? {
         Submission::Answered(answer) => decode(&answer),
-        Submission::Refused(refusal) => Err(invalid(refusal.to_string())),
+        Submission::Refused(refusal) => Err(invalid_experiment(refusal.to_string())),
     }
 }
 
 fn decode(answer: &[u8]) -> Result<pb::SubmitExperimentResponse, Status> {
     pb::SubmitExperimentResponse::decode(answer)
-        .map_err(|e| Status::internal(format!("the stored answer cannot be read: {e}")))
+        .map_err(|e| internal(format!("the stored answer cannot be read: {e}")))
 }
 
 /// The runs that the experiment's checkpoints name, each checked to keep the state asked for.
@@ -98,6 +97,8 @@ async fn parents(
         let (Some(label), Some(step)) = (&checkpoint.run, checkpoint.step) else {
             continue;
         };
+        check_text("run", label)
+            .map_err(|e| invalid_experiment(format!("checkpoint `{}`: {e}", checkpoint.name)))?;
         // One that is not there is for `resolve` to refuse.
         let Some(parent) = store.known_run(label).await.map_err(from_store)? else {
             continue;
@@ -119,7 +120,7 @@ async fn parents(
                      `saving.keep` in its experiment file and submit that again first"
                 )
             };
-            return Err(invalid(format!(
+            return Err(invalid_experiment(format!(
                 "checkpoint `{}`: {problem}",
                 checkpoint.name
             )));
@@ -161,7 +162,7 @@ fn check_schedules(
         if let Some(standing) = run.identity.standing(parents[cell.checkpoint]) {
             run.identity.schedule(standing).map_err(|e| {
                 let name = &spec.checkpoint[cell.checkpoint].name;
-                invalid(format!("checkpoint `{name}`: training.learning_rate: {e}"))
+                invalid_experiment(format!("checkpoint `{name}`: training.learning_rate: {e}"))
             })?;
         }
     }
@@ -181,8 +182,10 @@ fn validate(
     standings: &[Option<Standing>],
 ) -> Result<Valid, Status> {
     let inputs = imprint_data::resolve(spec, |label| parents.get(label).map(|p| p.hash.clone()))
-        .map_err(|e| invalid(one_line(&e)))?;
-    let specs = spec.expand(&inputs).map_err(|e| invalid(one_line(&e)))?;
+        .map_err(|e| invalid_experiment(one_line(&e)))?;
+    let specs = spec
+        .expand(&inputs)
+        .map_err(|e| invalid_experiment(one_line(&e)))?;
     check_schedules(spec, &specs, standings)?;
     let mut probe_sets: BTreeMap<String, Arc<NewProbeSet>> = BTreeMap::new();
     let mut runs = Vec::with_capacity(specs.len());
@@ -210,7 +213,7 @@ fn validate(
             }
         }
     })
-    .map_err(|e| invalid(one_line(&e)))?;
+    .map_err(|e| invalid_experiment(one_line(&e)))?;
     Ok(Valid {
         runs,
         answered,

@@ -5,15 +5,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use std::{fmt, fs, io};
 
+use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::secret::{Secret, SecretError};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long one call may take.
+const CALL_WITHIN: Duration = Duration::from_secs(10);
 
 /// A connection that shows the caller's token with every call.
 pub type Channel = InterceptedService<tonic::transport::Channel, Token>;
@@ -264,6 +268,35 @@ fn is_loopback(host: Option<&str>) -> bool {
         || address
             .parse()
             .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+/// The answer to a call of a service, which takes ten seconds at most.
+///
+/// # Errors
+/// The service's own status, or UNAVAILABLE when it does not answer in time.
+pub async fn answer<T>(
+    service: &str,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match timeout(CALL_WITHIN, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::unavailable(format!(
+            "the {service} does not answer"
+        ))),
+    }
+}
+
+/// Whether the same call may succeed later: a service that goes away answers in many ways.
+pub fn is_passing(status: &Status) -> bool {
+    !matches!(
+        status.code(),
+        Code::Aborted
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::FailedPrecondition
+            | Code::PermissionDenied
+            | Code::Unimplemented
+    )
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@
 
 mod client;
 mod secret;
+pub mod status;
 
 use std::fmt;
 
 use imprint_core::{StepReadings, UpdateStats};
 
 pub use client::{
-    Channel, CredentialFiles, Credentials, Error, Target, Token, connect, connect_lazy,
+    Channel, CredentialFiles, Credentials, Error, Target, Token, answer, connect, connect_lazy,
+    is_passing,
 };
 pub use secret::{Secret, SecretError};
 
@@ -38,6 +40,20 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 pub struct Invalid {
     pub field: &'static str,
     pub problem: String,
+}
+
+/// Fails unless the database can keep a text: it takes no NUL.
+///
+/// # Errors
+/// When it holds one.
+pub fn check_text(field: &'static str, text: &str) -> Result<(), Invalid> {
+    match text.find('\0') {
+        Some(at) => Err(Invalid {
+            field,
+            problem: format!("byte {at} is NUL"),
+        }),
+        None => Ok(()),
+    }
 }
 
 impl pb::RunState {
@@ -158,12 +174,21 @@ impl TryFrom<pb::Update> for UpdateStats {
     type Error = Invalid;
 
     fn try_from(u: pb::Update) -> Result<Self, Invalid> {
-        if !u.loss_nats.is_finite() {
-            let problem = format!("the loss of update {} is {}", u.step, u.loss_nats);
-            return Err(Invalid {
-                field: "loss_nats",
-                problem,
-            });
+        let is_amount = |value: f64| value.is_finite() && value >= 0.0;
+        // Of an update that diverges a norm may overflow.
+        let is_norm = |value: f64| value.is_nan() || value >= 0.0;
+        let duration_ms = u.duration_ms.into();
+        for (field, value, can_be) in [
+            ("loss_nats", u.loss_nats, u.loss_nats.is_finite()),
+            ("learning_rate", u.learning_rate, is_amount(u.learning_rate)),
+            ("grad_norm", u.grad_norm, is_norm(u.grad_norm)),
+            ("update_norm", u.update_norm, is_norm(u.update_norm)),
+            ("duration_ms", duration_ms, is_amount(duration_ms)),
+        ] {
+            if !can_be {
+                let problem = format!("update {} cannot have the value {value}", u.step);
+                return Err(Invalid { field, problem });
+            }
         }
         Ok(Self {
             step: u.step,

@@ -1,6 +1,6 @@
-use imprint_core::StepReadings;
+use imprint_core::{StepReadings, UpdateStats};
 
-use crate::pb;
+use crate::{check_text, pb};
 
 fn readings() -> StepReadings {
     StepReadings {
@@ -35,4 +35,28 @@ fn impossible_readings_are_refused() {
     let mut torn = pb::Reading::from(&readings());
     torn.first_sum_nats.truncate(5);
     assert!(StepReadings::try_from(torn).is_err());
+}
+
+#[test]
+fn an_update_that_diverges_is_taken_and_one_that_cannot_be_is_not() {
+    let of = |change: fn(&mut UpdateStats)| {
+        let mut update = UpdateStats::default();
+        change(&mut update);
+        UpdateStats::try_from(pb::Update::from(&update))
+    };
+    assert!(of(|u| u.grad_norm = f64::INFINITY).is_ok());
+    assert!(of(|u| u.update_norm = f64::NAN).is_ok());
+    assert_eq!(
+        of(|u| u.duration_ms = -1.5).unwrap_err().to_string(),
+        "duration_ms: update 0 cannot have the value -1.5"
+    );
+}
+
+#[test]
+fn text_with_nul_is_refused() {
+    assert!(check_text("run", "test/ü").is_ok());
+    assert_eq!(
+        check_text("run", "test/\0").unwrap_err().to_string(),
+        "run: byte 5 is NUL"
+    );
 }

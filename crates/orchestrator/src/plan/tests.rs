@@ -333,6 +333,56 @@ fn silence_beyond_the_lease_loses_the_attempt() {
 }
 
 #[test]
+fn an_attempt_whose_time_offline_is_over_stands_until_another_begins() {
+    let offline = |lease_until| OpenRun {
+        last_attempt: Some(LastAttempt {
+            host: "offline".to_owned(),
+            pid: 0,
+            offline: true,
+            lease_until,
+            ..attempt(1)
+        }),
+        ..running(1)
+    };
+    let overdue = || scene().run(offline(at(-1)));
+    scene().run(offline(at(20))).check(&[]);
+    overdue().check(&[start(1)]);
+    scene()
+        .process(8, None)
+        .process(9, None)
+        .run(running(8))
+        .run(running(9))
+        .run(offline(at(-1)))
+        .check(&[explain(
+            1,
+            RunState::Running,
+            "its time offline is over, import its spool; waits for a free slot (2 of 2 busy)",
+        )]);
+    overdue().process(1, None).check_waits("starting");
+    overdue()
+        .process(1, None)
+        .aged(1, 120)
+        .check(&[Action::Kill { run_id: 1 }]);
+    overdue()
+        .process(1, Some("ended with exit code 1"))
+        .check(&[
+            lose(
+                1,
+                Some(1),
+                "the trainer ended with exit code 1",
+                retry(1, 1),
+            ),
+            Action::Forget { run_id: 1 },
+        ]);
+    scene()
+        .run(OpenRun {
+            cancel_requested: true,
+            ..offline(at(-1))
+        })
+        .check(&[lose(1, Some(1), "cancelled while offline", retry(1, 1))]);
+}
+
+#[test]
 fn a_process_that_another_one_took_over_from_is_only_forgotten() {
     let taken_over = OpenRun {
         last_attempt: Some(LastAttempt {

@@ -1,7 +1,67 @@
-//! What simulated trainers measure: values that are a function of who measured what, so that
+//! What simulated trainers run and measure: values that are a function of who measured what, so that
 //! whoever reads them back knows every bit that should be there.
 
-use crate::{StepReadings, UpdateStats};
+use crate::{
+    CheckpointIdentity, CheckpointSource, CorpusFormat, CorpusManifest, LearningRate, ModelSpec,
+    OptimizerSpec, OrderIdentity, Precision, ProbingSpec, ResourcesSpec, RunFiles, RunIdentity,
+    RunSpec, SavingSpec, Scenario, StepReadings, TrainingSpec, UpdateStats,
+};
+
+/// The configuration of a run whose trainer is simulated: of a model that nobody trains, on files
+/// that are not there.
+pub fn spec(label: &str, n_updates: u32, scenario_name: &str, scenario: Scenario) -> RunSpec {
+    RunSpec {
+        label: label.to_owned(),
+        identity: RunIdentity {
+            facts_sha256: "facts".to_owned(),
+            tokenizer_sha256: "tokenizer".to_owned(),
+            corpus: CorpusManifest {
+                format: CorpusFormat::Uint16,
+                text_field: None,
+                order: OrderIdentity::Sequential,
+                max_epochs: 1,
+                start_instance: 0,
+                files_sha256: vec!["corpus".to_owned()],
+            },
+            checkpoint: CheckpointIdentity::Scratch {
+                model: ModelSpec {
+                    vocab_size: Some(16),
+                    hidden_size: 8,
+                    intermediate_size: 8,
+                    num_hidden_layers: 1,
+                    num_attention_heads: 1,
+                    tie_word_embeddings: true,
+                    max_position_embeddings: Some(8),
+                    rope_theta: 1e4,
+                },
+            },
+            scenario_name: scenario_name.to_owned(),
+            scenario,
+            batch_size: 4,
+            seq_len: 8,
+            seed: 0,
+            eos: "<|endoftext|>".to_owned(),
+            document_mask: false,
+            training: TrainingSpec {
+                steps: n_updates,
+                learning_rate: LearningRate::constant(1e-3),
+                optimizer: OptimizerSpec::default(),
+                precision: Precision::Float32,
+                micro_batch_rows: None,
+            },
+            probing: ProbingSpec::default(),
+        },
+        files: RunFiles {
+            facts: "facts.json".into(),
+            tokenizer: "tokenizer.json".into(),
+            corpus: vec!["corpus.npy".into()],
+            order: None,
+            checkpoint: CheckpointSource::Scratch,
+        },
+        saving: SavingSpec::default(),
+        resources: ResourcesSpec::default(),
+    }
+}
 
 /// The reading of a simulated trainer: every value follows from (run, step, probe, span, attempt),
 /// and values of different ones differ but for chance.

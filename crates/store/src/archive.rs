@@ -145,7 +145,7 @@ pub async fn archive(store: &Store, run_id: i32, dir: &Path) -> Result<Manifest,
         .map_err(doing())?;
     let run = run_name(&mut tx, run_id, "archived").await?;
     let schema_version: i64 =
-        sqlx::query_scalar("select coalesce(max(version), 0) from _sqlx_migrations")
+        sqlx::query_scalar("select coalesce(max(version), 0) from public._sqlx_migrations")
             .fetch_one(&mut *tx)
             .await
             .map_err(doing())?;
@@ -268,7 +268,13 @@ impl Unfinished {
         let path = dir.with_file_name(partial);
         fs::create_dir_all(&path).map_err(Error::file("make the directory", &path))?;
         let manifest = path.join(MANIFEST);
-        let lock = File::create(&manifest).map_err(Error::file("create", &manifest))?;
+        // Not emptied: another process may be about to finish it.
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&manifest)
+            .map_err(Error::file("create", &manifest))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {

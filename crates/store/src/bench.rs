@@ -88,7 +88,14 @@ impl SimulatedRuns {
     /// When the database does not let go of them.
     pub async fn remove(self, store: &Store) -> Result<(), Error> {
         let removed = async {
-            for table in ["step_reading", "update_stats", "step_mean", "probe_chunk"] {
+            // `chunk_head` before what is made under it.
+            for table in [
+                "chunk_head",
+                "step_reading",
+                "update_stats",
+                "step_mean",
+                "probe_chunk",
+            ] {
                 sqlx::query(sqlx::AssertSqlSafe(format!(
                     "delete from imprint.{table} where run_id = any($1)"
                 )))

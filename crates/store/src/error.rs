@@ -136,9 +136,10 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         // Class 08: the connection broke; 25006: a standby that does not write; 40: a deadlock or
         // serialization failure, to be repeated; 53: out of connections, memory or disk; 57: an
-        // operator (or a crash) ended it; 58: the disk does not do as it is told.
+        // operator (or a crash) ended it; 58: the disk does not do as it is told; 55P03: somebody
+        // holds what is wanted for long.
         sqlx::Error::Database(e) => e.code().is_some_and(|code| {
-            ["08", "25006", "40", "53", "57", "58"]
+            ["08", "25006", "40", "53", "55P03", "57", "58"]
                 .iter()
                 .any(|c| code.starts_with(c))
         }),

@@ -4,17 +4,16 @@
 //! writes is stored by the statement that moves the run's row in `ingest_head`, which moves only
 //! from where the writer saw it last and only under the attempt that opened the run's stream last.
 //!
-//! That row is always locked first, so that writers cannot wait for each other in a circle.
+//! Locks are taken in one order, so that nobody waits in a circle: the run, `ingest_head`, the
+//! readings and means, `chunk_head`, the chunks.
 
 pub(crate) mod chunk;
 pub(crate) mod layout;
 mod statement;
 
 use imprint_core::{StepReadings, UpdateStats};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::PgConnection;
 
-pub(crate) use self::chunk::RECENT_KIB;
-use self::chunk::Recent;
 use self::layout::Layout;
 use crate::{Error, Store};
 
@@ -73,7 +72,6 @@ pub struct Writer {
     layout: Layout,
     /// Where the head was when this writer saw it last.
     cursors: Cursors,
-    recent: Recent,
 }
 
 impl Writer {
@@ -118,10 +116,14 @@ impl Writer {
             attempt: number,
             layout,
             cursors: Cursors::default(),
-            recent: Recent::default(),
         };
         loop {
             let mut tx = store.pool().begin().await.map_err(doing())?;
+            // Whoever waits here holds the run and its attempt, for which heartbeats wait.
+            sqlx::raw_sql("set local lock_timeout = '5s'")
+                .execute(&mut *tx)
+                .await
+                .map_err(doing())?;
             if !writer.is_current(&mut tx).await.map_err(doing())? {
                 return Err(stale);
             }
@@ -310,23 +312,11 @@ impl Writer {
 
     /// Commits what was taken, unless the head is not where this writer saw it last.
     async fn commit(&mut self, db: &mut PgConnection, taken: &Taken<'_>) -> sqlx::Result<bool> {
-        let (run, from) = ((self.run_id, self.attempt), self.cursors);
-        // Put back only when the batch is stored: what failed is not kept.
-        let mut recent = std::mem::take(&mut self.recent);
-        let whole = recent.push(self.run_id, &taken.readings, &self.store.room);
-        let is_stored = if whole.is_empty() {
-            statement::store(db, run, from, taken, &self.layout).await?
-        } else {
-            let mut tx = db.begin().await?;
-            let is_stored = statement::store(&mut tx, run, from, taken, &self.layout).await?;
-            if is_stored {
-                chunk::add(&mut tx, self.run_id, &whole).await?;
-            }
-            tx.commit().await?;
-            is_stored
-        };
-        if is_stored {
-            self.recent = recent;
+        let run = (self.run_id, self.attempt);
+        let is_stored = statement::store(db, run, self.cursors, taken, &self.layout).await?;
+        let chunks = |cursors: Cursors| cursors.next_reading / CHUNK_READINGS;
+        if is_stored && chunks(taken.cursors) > chunks(self.cursors) {
+            self.store.chunks_due.add(self.run_id);
         }
         Ok(is_stored)
     }

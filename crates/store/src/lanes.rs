@@ -1,4 +1,4 @@
-//! Connections of ingest: few, whatever the number of streams, and nothing asked of them twice.
+//! Connections of ingest and of what follows it: few, whatever the number of streams, and nothing asked of them twice.
 //!
 //! A pool would ask a connection whether it is there before it is used and after; here a broken one
 //! is noticed by the batch that breaks with it, which the trainer sends again.

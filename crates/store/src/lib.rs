@@ -27,14 +27,14 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use error::Error;
 
+use ingest::chunk::Due;
 use lanes::Lanes;
 
-/// Connections of one service; more of them wait for their turn.
+/// Connections of one service, besides those of ingest; who finds none waits for a turn.
 const MAX_CONNECTIONS: u32 = 16;
 
 /// How long a query waits for a connection before the database counts as unreachable.
@@ -48,8 +48,7 @@ static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 pub struct Store {
     pool: PgPool,
     lanes: Arc<Lanes>,
-    /// For readings that streams keep, in KiB.
-    room: Arc<Semaphore>,
+    chunks_due: Arc<Due>,
 }
 
 impl Store {
@@ -86,7 +85,7 @@ impl Store {
         Ok(Self {
             pool,
             lanes: Arc::new(Lanes::new(options)),
-            room: Arc::new(Semaphore::new(ingest::RECENT_KIB)),
+            chunks_due: Arc::default(),
         })
     }
 
@@ -120,6 +119,7 @@ impl Store {
     /// # Errors
     /// What of it does not hold: [`Error::ReadOnly`], [`Error::Schema`], or why there was no answer.
     pub async fn ready(&self) -> Result<(), Error> {
+        let asking = || Error::doing("ask the database whether it is ready");
         let asked: Result<(bool, Vec<i64>), _> = sqlx::query_as(
             "select current_setting('transaction_read_only')::bool, array(
                  select version from public._sqlx_migrations where success order by version)",
@@ -131,7 +131,7 @@ impl Store {
             Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => {
                 (false, Vec::new())
             }
-            other => other.map_err(Error::doing("ask the database whether it is ready"))?,
+            other => other.map_err(asking())?,
         };
         let is_applied = |version: &i64| applied.binary_search(version).is_ok();
         let known: Vec<i64> = MIGRATOR.iter().map(|m| m.version).collect();
@@ -142,10 +142,15 @@ impl Store {
                 ),
             });
         }
-        if let Some(&version) = applied.iter().find(|v| !known.contains(v)) {
+        if let Some(&version) = applied.iter().find(|v| !known.contains(v))
+            && !bears(&mut *self.pool.acquire().await.map_err(asking())?)
+                .await
+                .map_err(asking())?
+        {
             return Err(Error::Schema {
                 problem: format!(
-                    "has migration {version}, which this program does not know: install a newer one"
+                    "has migration {version}, which takes something away that this program needs: \
+                     install a newer one"
                 ),
             });
         }
@@ -171,13 +176,20 @@ async fn is_migrated(db: &mut PgConnection) -> Result<bool, sqlx::Error> {
     }
     let applied: Vec<(i64, Vec<u8>, bool)> =
         sqlx::query_as("select version, checksum, success from _sqlx_migrations order by version")
-            .fetch_all(db)
+            .fetch_all(&mut *db)
             .await?;
-    let ours = MIGRATOR.iter().map(|m| (m.version, &*m.checksum, true));
-    Ok(applied
-        .iter()
-        .map(|(v, sum, done)| (*v, &sum[..], *done))
-        .eq(ours))
+    let mut ours = MIGRATOR.iter().map(|m| (m.version, &*m.checksum, true));
+    let mut applied = applied.iter().map(|(v, sum, done)| (*v, &sum[..], *done));
+    let have_ours = ours.all(|m| applied.next() == Some(m));
+    Ok(have_ours && (applied.next().is_none() || bears(db).await?))
+}
+
+/// Whether a schema of a later release still has what this program needs.
+async fn bears(db: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let oldest: i64 = sqlx::query_scalar("select imprint.oldest_program()")
+        .fetch_one(db)
+        .await?;
+    Ok(MIGRATOR.iter().any(|m| m.version >= oldest))
 }
 
 /// Where a database is, without the password.

@@ -111,7 +111,7 @@ pub async fn runs(
          join imprint.experiment x using (experiment_id)
          join imprint.probe_set p using (probe_set_id)
          left join imprint.ingest_head h using (run_id)
-         where (r.run_id, x.experiment_id) > ($1, $2) and ($3::text is null or x.name = $3)
+         where r.run_id >= $1 and (r.run_id, x.experiment_id) > ($1, $2) and ($3::text is null or x.name = $3)
          order by r.run_id, x.experiment_id limit $4",
     )
     .bind(run)

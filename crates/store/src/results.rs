@@ -20,8 +20,8 @@ pub struct RunRecord {
     /// Updates that the checkpoint has seen; `None` until the first attempt settled it.
     pub first_global_step: Option<u64>,
     pub n_updates: u32,
-    /// The steps at which all probes are read.
-    pub reading_steps: Vec<u32>,
+    /// Steps at which all probes are read.
+    pub n_readings: u32,
     pub n_readings_stored: u32,
     pub n_updates_stored: u32,
 }
@@ -98,27 +98,54 @@ pub async fn runs(store: &Store, experiment: &str) -> Result<Vec<RunRecord>, Err
             what: format!("experiment `{experiment}`"),
         });
     }
-    let rows: Vec<RunRow> = sqlx::query_as(
+    records(store, Some(experiment), None)
+        .await
+        .map_err(doing())?
+        .into_iter()
+        .map(RunRecord::try_from)
+        .collect()
+}
+
+/// The run of a label.
+///
+/// # Errors
+/// [`Error::NotFound`] where there is none.
+pub async fn run(store: &Store, label: &str) -> Result<RunRecord, Error> {
+    let found = records(store, None, Some(label)).await;
+    let found = found.map_err(Error::doing(format!("look run {label} up")))?;
+    let row = found.into_iter().next().ok_or_else(|| Error::NotFound {
+        what: format!("run `{label}`"),
+    })?;
+    row.try_into()
+}
+
+/// The runs of an experiment, by label, or the one of a label.
+async fn records(
+    store: &Store,
+    experiment: Option<&str>,
+    label: Option<&str>,
+) -> sqlx::Result<Vec<RunRow>> {
+    sqlx::query_as(
         "select r.run_id, e.label, r.state, r.spec #>> '{identity,scenario_name}' as scenario_name,
              (r.spec #>> '{identity,batch_size}')::int8 as batch_size,
              (r.spec #>> '{identity,seq_len}')::int8 as seq_len,
              r.spec #>> '{identity,seed}' as seed,
              coalesce(r.settled ->> 'first_global_step',
                       r.spec #>> '{identity,first_global_step}')::int8 as first_global_step,
-             r.n_updates, r.reading_steps,
+             r.n_updates, cardinality(r.reading_steps) as n_readings,
              coalesce(h.next_reading, 0) as n_readings_stored,
              coalesce(h.next_update, 0) as n_updates_stored
          from imprint.experiment x
          join imprint.experiment_run e using (experiment_id)
          join imprint.run r using (run_id)
          left join imprint.ingest_head h using (run_id)
-         where x.name = $1 order by e.label",
+         where ($1::text is null or x.name = $1) and ($2::text is null or e.label = $2)
+         order by e.label",
     )
     .bind(experiment)
+    .bind(label)
     .fetch_all(store.pool())
     .await
-    .map_err(doing())?;
-    rows.into_iter().map(RunRecord::try_from).collect()
 }
 
 #[derive(sqlx::FromRow)]
@@ -133,7 +160,7 @@ struct RunRow {
     seed: Option<String>,
     first_global_step: Option<i64>,
     n_updates: i32,
-    reading_steps: Vec<i32>,
+    n_readings: i32,
     n_readings_stored: i32,
     n_updates_stored: i32,
 }
@@ -163,7 +190,7 @@ impl TryFrom<RunRow> for RunRecord {
                 .ok_or_else(|| corrupt("scenario_name"))?,
             first_global_step: row.first_global_step.map(|s| s as u64),
             n_updates: row.n_updates as u32,
-            reading_steps: row.reading_steps.iter().map(|&s| s as u32).collect(),
+            n_readings: row.n_readings as u32,
             n_readings_stored: row.n_readings_stored as u32,
             n_updates_stored: row.n_updates_stored as u32,
             label: row.label,

@@ -43,6 +43,15 @@ pub async fn drop_run(
     detach: bool,
 ) -> Result<Dropped, Error> {
     let doing = || Error::doing(format!("drop run {run_id}"));
+    // Before anybody has to wait for it.
+    let archived = match sure {
+        Sure::Archived(dir) => {
+            let manifest = Manifest::read(dir)?;
+            manifest.check_files(dir)?;
+            Some((manifest, dir))
+        }
+        _ => None,
+    };
     let mut tx = store.pool().begin().await.map_err(doing())?;
     // A submission would look for the run, its probes or its experiment.
     sqlx::raw_sql("select pg_advisory_xact_lock(hashtext('imprint.submit'))")
@@ -62,8 +71,8 @@ pub async fn drop_run(
     }
     let run = run_name(&mut tx, run_id, "dropped").await?;
     let tables = table::of_runs(&mut tx).await?;
-    if let Sure::Archived(dir) = sure {
-        compare(&mut tx, &tables, &run, dir).await?;
+    if let Some((manifest, dir)) = archived {
+        compare(&mut tx, &tables, &run, &manifest, dir).await?;
     }
     let detached = detach_children(&mut tx, &run, detach).await?;
 
@@ -104,19 +113,18 @@ pub async fn drop_run(
     })
 }
 
-/// Fails unless an archive holds exactly what is stored of a run.
+/// Fails unless an archive, whose files are whole, holds exactly what is stored of a run.
 async fn compare(
     db: &mut PgConnection,
     tables: &[Table],
     run: &RunName,
+    manifest: &Manifest,
     dir: &Path,
 ) -> Result<(), Error> {
-    let manifest = Manifest::read(dir)?;
     if manifest.run.hash != run.hash {
         let problem = format!("it is of run {}, not of {}", manifest.run.label, run.label);
         return Err(corrupt(dir, problem));
     }
-    manifest.check_files(dir)?;
     for table in tables {
         // Text of an experiment that others share may have changed since.
         if table.name == "experiment" {

@@ -9,8 +9,8 @@ use super::rows::{CopyRows, Kind};
 use super::{ColumnManifest, NUMBERS};
 use crate::Error;
 
-/// Made again from the readings.
-pub(super) const DERIVED: [&str; 3] = ["step_mean", "probe_chunk", "chunk_head"];
+/// Made again from the readings; the head of the chunks first, under which they are made.
+pub(super) const DERIVED: [&str; 3] = ["step_mean", "chunk_head", "probe_chunk"];
 
 /// Of a run without a `run_id`: they may be shared with other runs.
 pub(super) const SHARED: [&str; 3] = ["probe_set", "probe", "experiment"];
@@ -23,6 +23,14 @@ pub(super) struct Column {
 }
 
 impl Column {
+    /// To order by it: the same in every database, whatever its collation.
+    fn in_order(&self) -> String {
+        match self.sql_type.as_str() {
+            "text" => format!("\"{}\" collate \"C\"", self.name),
+            _ => format!("\"{}\"", self.name),
+        }
+    }
+
     /// Whether it is a number that a database gives out by itself.
     pub(super) fn is_number(&self) -> bool {
         NUMBERS.contains(&self.name.as_str())
@@ -155,7 +163,7 @@ pub(super) async fn of_runs(db: &mut PgConnection) -> Result<Vec<Table>, Error> 
         let column = Column::try_from(&ColumnManifest { name, sql_type })?;
         if let Some(position) = key.filter(|_| !column.is_number()) {
             let key = keys.entry(table.clone()).or_default();
-            key.push((position, format!("\"{}\"", column.name)));
+            key.push((position, column.in_order()));
         }
         tables
             .entry(table.clone())
@@ -173,7 +181,7 @@ pub(super) async fn of_runs(db: &mut PgConnection) -> Result<Vec<Table>, Error> 
         table.order = key.into_iter().map(|(_, column)| column).collect();
         if table.order.is_empty() {
             let others = table.columns.iter().filter(|c| !c.is_number());
-            table.order = others.map(|c| format!("\"{}\"", c.name)).collect();
+            table.order = others.map(Column::in_order).collect();
         }
     }
 

@@ -1,74 +1,150 @@
 //! The derived table `probe_chunk`: 64 readings of one probe side by side.
+//!
+//! Chunks follow the readings: they are made after the commit that completes them, by somebody else
+//! than who waits for that commit, and `chunk_head` says how far that has come.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use imprint_core::StepReadings;
 use sqlx::PgConnection;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use super::CHUNK_READINGS;
-use crate::float4::{Float4Vec, array_bytes, put_array};
+use crate::float4::{array_bytes, put_array};
+
+/// Chunks that wait to be made, by run.
+///
+/// Who stores the reading that completes a chunk says so here, after the commit; who [makes](next)
+/// chunks waits here. A chunk that nobody speaks of any more is found in the database.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    runs: Mutex<Waiting>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    runs: BTreeSet<i32>,
+    /// The run that had its turn last: turns go round.
+    last: i32,
+}
+
+impl Due {
+    pub(super) fn add(&self, run_id: i32) {
+        self.waiting().runs.insert(run_id);
+        self.changed.notify_one();
+    }
+
+    /// Waits for a run with a chunk to make.
+    pub(crate) async fn next(&self) -> i32 {
+        loop {
+            if let Some(run_id) = self.waiting().pop() {
+                return run_id;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn pop(&mut self) -> Option<i32> {
+        let after = self.runs.range(self.last + 1..).next();
+        let run_id = *after.or_else(|| self.runs.first())?;
+        self.runs.remove(&run_id);
+        self.last = run_id;
+        Some(run_id)
+    }
+}
 
 /// Removes the chunks that hold a reading from `next_reading` on, or would.
+///
+/// From then on until the transaction ends nobody makes one.
 pub(crate) async fn cut(
     db: &mut PgConnection,
     run_id: i32,
     next_reading: u32,
 ) -> Result<(), sqlx::Error> {
     let next_chunk = (next_reading / CHUNK_READINGS) as i32;
-    sqlx::query("delete from imprint.probe_chunk where run_id = $1 and chunk >= $2")
-        .bind(run_id)
-        .bind(next_chunk)
-        .execute(&mut *db)
-        .await?;
-    set_head(db, run_id, next_chunk).await
-}
-
-/// Makes the chunks whose readings are all below `next_reading`.
-pub(crate) async fn make(
-    db: &mut PgConnection,
-    run_id: i32,
-    next_reading: u32,
-) -> Result<(), sqlx::Error> {
-    let from: i32 =
-        sqlx::query_scalar("select next_chunk from imprint.chunk_head where run_id = $1")
-            .bind(run_id)
-            .fetch_one(&mut *db)
-            .await?;
-    let to = (next_reading / CHUNK_READINGS) as i32;
-    for chunk in from..to {
-        make_one(db, run_id, chunk as u32).await?;
-    }
-    set_head(db, run_id, to).await
-}
-
-async fn set_head(db: &mut PgConnection, run_id: i32, next_chunk: i32) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into imprint.chunk_head (run_id, next_chunk) values ($1, $2)
-         on conflict (run_id) do update set next_chunk = excluded.next_chunk",
+         on conflict (run_id) do update
+         set next_chunk = least(chunk_head.next_chunk, excluded.next_chunk)",
     )
     .bind(run_id)
     .bind(next_chunk)
-    .execute(db)
-    .await
-    .map(drop)
+    .execute(&mut *db)
+    .await?;
+    // Only now: what was being made until the head could be taken is seen, too.
+    sqlx::query("delete from imprint.probe_chunk where run_id = $1 and chunk >= $2")
+        .bind(run_id)
+        .bind(next_chunk)
+        .execute(db)
+        .await
+        .map(drop)
 }
 
-async fn make_one(db: &mut PgConnection, run_id: i32, chunk: u32) -> Result<(), sqlx::Error> {
-    let first = (chunk * CHUNK_READINGS) as i32;
-    let rows: Vec<(Float4Vec, Float4Vec, Float4Vec)> = sqlx::query_as(
-        "select first_sum_nats, target_sum_nats, full_sum_nats from imprint.step_reading
-         where run_id = $1 and reading between $2 and $3 order by reading",
+/// Takes the next chunk of a run, if it can be made, for the caller's transaction.
+///
+/// The row of `chunk_head` is kept to the end, so that no two make the same chunk, and that who
+/// supersedes its readings finds it made, or not yet begun.
+pub(crate) async fn take_next(
+    db: &mut PgConnection,
+    run_id: i32,
+) -> Result<Option<u32>, sqlx::Error> {
+    sqlx::query(
+        "insert into imprint.chunk_head (run_id)
+         select run_id from imprint.ingest_head where run_id = $1 on conflict do nothing",
     )
     .bind(run_id)
-    .bind(first)
-    .bind(first + CHUNK_READINGS as i32 - 1)
-    .fetch_all(&mut *db)
+    .execute(&mut *db)
     .await?;
-    let readings: Vec<[&[f32]; 3]> = (rows.iter())
-        .map(|(first, target, full)| [&*first.0, &*target.0, &*full.0])
+    let head: Option<i32> = sqlx::query_scalar(
+        "select next_chunk from imprint.chunk_head where run_id = $1 for update",
+    )
+    .bind(run_id)
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(chunk) = head else {
+        return Ok(None);
+    };
+    // Only now: whoever superseded readings meanwhile has committed.
+    let is_whole: Option<bool> = sqlx::query_scalar(
+        "select next_reading / $2 > $3 from imprint.ingest_head where run_id = $1",
+    )
+    .bind(run_id)
+    .bind(CHUNK_READINGS as i32)
+    .bind(chunk)
+    .fetch_optional(db)
+    .await?;
+    Ok((is_whole == Some(true)).then_some(chunk as u32))
+}
+
+/// Stores the chunk that was taken, of its 64 readings, all of which have as many probes.
+pub(crate) async fn put(
+    db: &mut PgConnection,
+    run_id: i32,
+    chunk: u32,
+    readings: &[StepReadings],
+) -> Result<(), sqlx::Error> {
+    let spans: Vec<[&[f32]; 3]> = (readings.iter())
+        .map(|r| [&*r.first_sum_nats, &*r.target_sum_nats, &*r.full_sum_nats])
         .collect();
-    copy(db, &rows_of(run_id, chunk, &readings)).await
+    let mut sink = db
+        .copy_in_raw("copy imprint.probe_chunk from stdin (format binary)")
+        .await?;
+    sink.send(rows_of(run_id, chunk, &spans)).await?;
+    sink.finish().await?;
+    sqlx::query("update imprint.chunk_head set next_chunk = $2 where run_id = $1")
+        .bind(run_id)
+        .bind(chunk as i32 + 1)
+        .execute(db)
+        .await
+        .map(drop)
 }
 
 /// The rows of a chunk whose readings are these, as binary `COPY` takes them.
@@ -91,89 +167,4 @@ fn rows_of(run_id: i32, chunk: u32, readings: &[[&[f32]; 3]]) -> Vec<u8> {
     }
     rows.extend_from_slice(&(-1_i16).to_be_bytes());
     rows
-}
-
-async fn copy(db: &mut PgConnection, rows: &[u8]) -> Result<(), sqlx::Error> {
-    let mut sink = db
-        .copy_in_raw("copy imprint.probe_chunk from stdin (format binary)")
-        .await?;
-    sink.send(rows).await?;
-    sink.finish().await.map(drop)
-}
-
-/// A stream's readings since the last whole chunk, kept while there is room for them, so that the
-/// next chunk is made without reading them back.
-#[derive(Debug, Default)]
-pub(super) struct Recent {
-    readings: Vec<StepReadings>,
-    room: Option<OwnedSemaphorePermit>,
-}
-
-/// Room for the recent readings of all streams together, in KiB.
-pub(crate) const RECENT_KIB: usize = 64 << 10;
-
-/// A chunk that a batch completes.
-pub(super) struct Whole {
-    chunk: u32,
-    /// Its rows, where its readings were kept.
-    rows: Option<Vec<u8>>,
-}
-
-impl Recent {
-    /// Keeps a batch's readings, which follow each other; returns the chunks that they complete.
-    pub(super) fn push(
-        &mut self,
-        run_id: i32,
-        readings: &[&StepReadings],
-        room: &Arc<Semaphore>,
-    ) -> Vec<Whole> {
-        let mut whole = Vec::new();
-        for r in readings {
-            let (chunk, position) = (r.index / CHUNK_READINGS, r.index % CHUNK_READINGS);
-            if position == 0 {
-                let bytes = 3 * 4 * r.first_sum_nats.len() * CHUNK_READINGS as usize;
-                let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-                self.forget();
-                self.room = room.clone().try_acquire_many_owned(kib).ok();
-            }
-            if self.room.is_some() && self.readings.len() == position as usize {
-                self.readings.push((*r).clone());
-            }
-            if position == CHUNK_READINGS - 1 {
-                let kept: Vec<[&[f32]; 3]> = (self.readings.iter())
-                    .map(|r| [&*r.first_sum_nats, &*r.target_sum_nats, &*r.full_sum_nats])
-                    .collect();
-                let is_kept = kept.len() == CHUNK_READINGS as usize;
-                whole.push(Whole {
-                    chunk,
-                    rows: is_kept.then(|| rows_of(run_id, chunk, &kept)),
-                });
-                self.forget();
-            }
-        }
-        whole
-    }
-
-    pub(super) fn forget(&mut self) {
-        self.readings.clear();
-        self.room = None;
-    }
-}
-
-/// Makes the chunks that a batch completed, in its transaction.
-pub(super) async fn add(
-    db: &mut PgConnection,
-    run_id: i32,
-    whole: &[Whole],
-) -> Result<(), sqlx::Error> {
-    for w in whole {
-        match &w.rows {
-            Some(rows) => copy(db, rows).await?,
-            None => make_one(db, run_id, w.chunk).await?,
-        }
-    }
-    match whole.last() {
-        Some(last) => set_head(db, run_id, last.chunk as i32 + 1).await,
-        None => Ok(()),
-    }
 }

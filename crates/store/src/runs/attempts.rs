@@ -339,9 +339,20 @@ pub(super) async fn close(
     .bind(attempt as i32)
     .bind(outcome)
     .bind(reason)
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(closed.rows_affected() == 1)
+    let is_closed = closed.rows_affected() == 1;
+    if is_closed && outcome != "finished" {
+        // Its open stream, if it has one, ends with its next batch.
+        sqlx::query(
+            "update imprint.ingest_head set attempt = 0 where run_id = $1 and attempt = $2",
+        )
+        .bind(run_id)
+        .bind(attempt as i32)
+        .execute(db)
+        .await?;
+    }
+    Ok(is_closed)
 }
 
 type RunRow = (

@@ -33,6 +33,8 @@ pub enum BegunImport {
     Begun {
         run_id: i32,
         attempt: u32,
+        /// The one that an interrupted import gave it.
+        label: String,
     },
     /// It is here already, whole.
     Known {
@@ -88,6 +90,7 @@ async fn begin(pool: &PgPool, import: &NewImport) -> sqlx::Result<BegunImport> {
             _ => BegunImport::Begun {
                 run_id,
                 attempt: ATTEMPT,
+                label,
             },
         });
     }
@@ -108,6 +111,7 @@ async fn begin(pool: &PgPool, import: &NewImport) -> sqlx::Result<BegunImport> {
     Ok(BegunImport::Begun {
         run_id,
         attempt: ATTEMPT,
+        label: label.clone(),
     })
 }
 

@@ -90,7 +90,8 @@ impl Store {
         let (oldest_heartbeat, undelivered_steps): (f64, i64) = sqlx::query_as(
             "select coalesce(max(extract(epoch from now() - heartbeat_at)), 0)::float8,
                     coalesce(sum(greatest(step - undelivered_since_step, 1)), 0)
-             from imprint.attempt where ended_at is null",
+             from imprint.attempt a join imprint.run r using (run_id)
+             where a.ended_at is null and not a.offline and r.state in ('running', 'delivering')",
         )
         .fetch_one(&self.pool)
         .await

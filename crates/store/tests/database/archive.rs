@@ -59,6 +59,7 @@ async fn eventful(db: &TestDb, run: &SeedRun) -> i32 {
     let mut rest = readings(run, at.next_reading..n_readings, attempt);
     rest.extend(updates(at.next_update..run.n_updates, attempt));
     writer.append(&rest).await.unwrap();
+    derived::make_chunks(&db.store, id).await.unwrap();
     execute(
         db,
         &format!(

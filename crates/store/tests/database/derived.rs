@@ -88,7 +88,48 @@ async fn what_is_not_whole_or_not_there_is_not_rebuilt() {
     assert_eq!(derived_rows(&db, id).await, kept);
 }
 
-/// A rebuild waits for who writes and the other way round; neither loses anything.
+/// What stands in the way of one run's chunks does not keep others from theirs.
+#[tokio::test]
+async fn chunks_of_one_run_cannot_be_made() {
+    let db = TestDb::start().await;
+    let mut ids = Vec::new();
+    for label in ["test/first", "test/second"] {
+        let run = SeedRun {
+            label: label.to_owned(),
+            n_updates: 70,
+            ..SeedRun::default()
+        };
+        let id = seed_run(&db.store, &run).await;
+        let attempt = begin_attempt(&db.store, id).await;
+        let opened = Writer::open(&db.store, id, attempt, 0, "m").await;
+        let (mut writer, _) = opened.unwrap();
+        writer
+            .append(&readings(&run, 0..70, attempt))
+            .await
+            .unwrap();
+        ids.push(id);
+    }
+    sqlx::query("insert into imprint.probe_chunk values ($1, 0, 0, '{}', '{}', '{}')")
+        .bind(ids[0])
+        .execute(db.store.pool())
+        .await
+        .unwrap();
+    let failed = derived::catch_up(&db.store).await.unwrap_err();
+    assert!(
+        failed.to_string().contains(&format!("run {}", ids[0])),
+        "{failed}"
+    );
+    assert_eq!(derived::behind(&db.store).await.unwrap(), [ids[0]]);
+    derived::rebuild(&db.store, ids[0]).await.unwrap();
+    assert_eq!(derived::catch_up(&db.store).await.unwrap(), 0);
+    for id in ids {
+        let check = derived::check(&db.store, id).await.unwrap();
+        assert_eq!((check.n_differences, check.n_chunks_due), (0, 0));
+    }
+}
+
+/// A rebuild waits for who writes and for who makes chunks, and the other way round; none loses
+/// anything.
 #[tokio::test]
 async fn rebuilding_goes_on_beside_writing() {
     let db = TestDb::start().await;
@@ -123,7 +164,9 @@ async fn rebuilding_goes_on_beside_writing() {
     tokio::select! {
         () = write => {}
         () = rebuild => {}
+        ended = derived::keep_up(&db.store) => panic!("{ended:?}"),
     }
+    derived::catch_up(&db.store).await.unwrap();
     let kept = derived_rows(&db, id).await;
     let n_readings = derived::rebuild(&db.store, id).await.unwrap();
     assert_eq!(n_readings, written);

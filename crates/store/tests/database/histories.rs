@@ -4,7 +4,6 @@ use imprint_store::ingest::{Cursors, Writer};
 use imprint_store::{Error, derived};
 use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 
 use crate::derived::derived_rows;
 use crate::{cursors, reading, readings, updates};
@@ -25,6 +24,8 @@ enum Event {
     },
     /// The attempt before this one wakes up.
     Zombie,
+    /// Chunks catch up with the readings.
+    Chunks,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -35,6 +36,7 @@ fn event() -> impl Strategy<Value = Event> {
             Event::Append { back, n_readings, n_updates }
         }),
         1 => Just(Event::Zombie),
+        2 => Just(Event::Chunks),
     ]
 }
 
@@ -108,6 +110,9 @@ async fn play(db: &TestDb, label: String, events: Vec<Event>) {
                 model.updates.resize(n, attempt);
                 assert_eq!((done.cursors, done.refused), (model.cursors(), None));
             }
+            Event::Chunks => {
+                derived::make_chunks(&db.store, id).await.unwrap();
+            }
             Event::Zombie => {
                 if let Some(zombie) = &mut zombie {
                     let next = model.cursors().next_reading.min(N_UPDATES);
@@ -117,10 +122,15 @@ async fn play(db: &TestDb, label: String, events: Vec<Event>) {
             }
         }
     }
+    let behind = derived::check(&db.store, id).await.unwrap();
+    assert!(behind.is_equal(), "{:?}", behind.differences);
+    let n_made = derived::make_chunks(&db.store, id).await.unwrap();
+    assert_eq!(n_made, behind.n_chunks_due);
     compare(db, id, &run, &model).await;
     let kept = derived_rows(db, id).await;
     let check = derived::check(&db.store, id).await.unwrap();
     assert!(check.is_equal(), "{:?}", check.differences);
+    assert_eq!(check.n_chunks_due, 0);
     derived::rebuild(&db.store, id).await.unwrap();
     assert_eq!(derived_rows(db, id).await, kept, "a rebuild gives the same");
 }
@@ -218,24 +228,13 @@ fn any_history_leaves_what_the_model_says() {
         .unwrap();
     let db = runtime.block_on(TestDb::start());
     let case = std::cell::Cell::new(0);
-    let config = Config {
-        cases: 30,
-        failure_persistence: None,
-        max_shrink_iters: 60,
-        ..Config::default()
-    };
-    TestRunner::new_with_rng(
-        config,
-        proptest::test_runner::TestRng::deterministic_rng(
-            proptest::test_runner::RngAlgorithm::ChaCha,
-        ),
-    )
-    .run(&prop::collection::vec(event(), 1..12), |events| {
-        case.set(case.get() + 1);
-        runtime.block_on(play(&db, format!("test/{}", case.get()), events));
-        Ok(())
-    })
-    .unwrap();
+    crate::random_cases(30)
+        .run(&prop::collection::vec(event(), 1..12), |events| {
+            case.set(case.get() + 1);
+            runtime.block_on(play(&db, format!("test/{}", case.get()), events));
+            Ok(())
+        })
+        .unwrap();
     let _inside = runtime.enter();
     drop(db);
 }

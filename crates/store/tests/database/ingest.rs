@@ -1,5 +1,6 @@
 use imprint_store::Error;
 use imprint_store::ingest::{Message, Refusal, Writer};
+use imprint_store::runs::AttemptEnd;
 use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run, wait_until};
 
 use crate::{cursors, measure_all, reading, readings, update, updates};
@@ -177,6 +178,25 @@ async fn only_the_current_attempt_opens_and_writes() {
         .await
         .unwrap();
     assert!(is_stale(&open(id, 2, 3).await.unwrap_err()), "it was ended");
+}
+
+/// A stream ends with its attempt, also while nobody has opened another.
+#[tokio::test]
+async fn an_attempt_that_has_ended_writes_no_more() {
+    let db = TestDb::start().await;
+    let run = SeedRun::default();
+    let id = seed_run(&db.store, &run).await;
+    begin_attempt(&db.store, id).await;
+    let (mut writer, _) = Writer::open(&db.store, id, 1, 0, "m").await.unwrap();
+    writer.append(&readings(&run, 0..3, 1)).await.unwrap();
+    let reason = "the disk is full".to_owned();
+    let end = AttemptEnd::Failed { reason };
+    db.store.end_attempt(id, 1, 2, &end).await.unwrap();
+    let late = writer.append(&readings(&run, 3..4, 1)).await;
+    assert!(matches!(late, Err(Error::StaleAttempt { .. })));
+    begin_attempt(&db.store, id).await;
+    let (_, at) = Writer::open(&db.store, id, 2, 3, "m").await.unwrap();
+    assert_eq!(at, cursors(3, 0));
 }
 
 /// Nothing mixed, missing or double, whether S is below, at or above the cursor.

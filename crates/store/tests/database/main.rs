@@ -18,6 +18,23 @@ use imprint_core::{StepReadings, UpdateStats};
 use imprint_store::Store;
 use imprint_store::ingest::{Cursors, Message, Writer};
 use imprint_testkit::SeedRun;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+/// A runner of so many cases against a database, always the same ones; in a soak
+/// (`PROPTEST_CASES` is set) of ten times as many, others each time.
+fn random_cases(n: u32) -> TestRunner {
+    let is_soak = std::env::var_os("PROPTEST_CASES").is_some();
+    let config = Config {
+        cases: if is_soak { 10 * n } else { n },
+        failure_persistence: None,
+        max_shrink_iters: 60,
+        ..Config::default()
+    };
+    match is_soak {
+        true => TestRunner::new(config),
+        false => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    }
+}
 
 /// A reading whose values tell who measured it, when, and where they stand.
 fn reading(run: &SeedRun, index: u32, measured_by: u32) -> StepReadings {
@@ -90,4 +107,7 @@ async fn measure_all(store: &Store, run_id: i32, run: &SeedRun) {
         .await
         .unwrap();
     assert_eq!(done.cursors, cursors(n_readings, run.n_updates));
+    imprint_store::derived::make_chunks(store, run_id)
+        .await
+        .unwrap();
 }

@@ -228,4 +228,5 @@ async fn an_owner_who_may_not_make_roles_goes_on_without() {
     .unwrap();
     assert!(derived::check(&reader, run_id).await.unwrap().is_equal());
     denied(&reader, "delete from imprint.run").await;
+    denied(&reader, "select sha256 from imprint.token").await;
 }

@@ -132,8 +132,16 @@ async fn ready_is_a_database_of_this_version_that_can_be_written() {
     .await;
 
     run("insert into _sqlx_migrations values (9999, 'of the future', now(), true, '', 0)").await;
+    db.store.ready().await.unwrap();
+    db.store.migrate().await.unwrap();
+    run(
+        "create or replace function imprint.oldest_program() returns int8
+         language sql immutable return 9999",
+    )
+    .await;
     let (_, newer) = problem().await;
     assert!(newer.contains("has migration 9999"), "{newer}");
+    assert!(db.store.migrate().await.is_err());
     run("delete from _sqlx_migrations where version in (1, 9999)").await;
     let (_, older) = problem().await;
     assert!(older.contains("lacks migration 1;"), "{older}");

@@ -12,7 +12,6 @@ use imprint_core::{
 };
 use imprint_testkit::{Study, TestDb};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sqlx::Executor as _;
 
 /// What the formulas are given, straight from the values that were written.
@@ -347,13 +346,7 @@ fn formulas_in_sql_agree_with_those_in_rust() {
         .unwrap();
     let db = runtime.block_on(TestDb::start());
     let number = std::cell::Cell::new(0);
-    let config = Config {
-        cases: 40,
-        failure_persistence: None,
-        max_shrink_iters: 40,
-        ..Config::default()
-    };
-    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
+    crate::random_cases(40)
         .run(&case(), |case| {
             number.set(number.get() + 1);
             runtime.block_on(play(&db, case, number.get()));

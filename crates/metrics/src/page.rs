@@ -1,8 +1,7 @@
 //! Pages of a listing: how long they are, and where the next one goes on.
 
+use imprint_proto::status::invalid;
 use tonic::Status;
-
-use crate::status::invalid;
 
 /// Changes when what follows it does.
 const VERSION: u8 = 1;

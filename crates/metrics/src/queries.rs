@@ -1,6 +1,6 @@
 //! The calls that list what is stored.
 
-use imprint_proto::pb;
+use imprint_proto::{check_text, pb};
 use imprint_store::export::StepMean;
 use imprint_store::pages::{self, RunKey};
 use imprint_store::{Error, Store};
@@ -42,6 +42,7 @@ pub(crate) async fn list_runs(
         of: &request.experiment,
     };
     let page = listing.page(RUNS, request.page_size, &request.page_token)?;
+    check_text("experiment", &request.experiment)?;
     let experiment = Some(request.experiment.as_str()).filter(|name| !name.is_empty());
     let rows = pages::runs(store, experiment, page.after, page.size + 1).await;
     let mut rows = rows.map_err(|e| from_store(&e))?;
@@ -222,6 +223,7 @@ pub(crate) async fn list_updates(
 }
 
 async fn look_up(store: &Store, label: &str) -> Result<RunKey, Status> {
+    check_text("run", label)?;
     pages::run(store, label).await.map_err(|e| from_store(&e))
 }
 

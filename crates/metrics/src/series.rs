@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
+use imprint_proto::status::is_unreadable;
 use imprint_store::ingest::{Cursors, Message};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -74,7 +75,7 @@ impl Series {
             open_streams: Gauge::default(),
             // Half a millisecond to 16 seconds.
             commit_duration: Histogram::new(exponential_buckets(0.0005, 2.0, 16)),
-            commit_messages: Histogram::new(exponential_buckets(1.0, 2.0, 5)),
+            commit_messages: Histogram::new(exponential_buckets(1.0, 2.0, 8)),
             refusals: Family::default(),
         };
         registry.register_with_unit(
@@ -167,13 +168,10 @@ impl Series {
     }
 
     /// Counts a stream that ended with an error other than a lost connection.
-    pub(crate) fn refused(&self, status: &Status, reading_failed: bool) {
+    pub(crate) fn refused(&self, status: &Status) {
         let reason = match status.code() {
             Code::Cancelled | Code::Unknown => return,
-            // A message too large, or no message at all.
-            Code::OutOfRange | Code::ResourceExhausted | Code::Internal if reading_failed => {
-                "unreadable"
-            }
+            _ if is_unreadable(status) => "unreadable",
             Code::Aborted => "stale_attempt",
             Code::OutOfRange => "gap",
             Code::InvalidArgument | Code::FailedPrecondition => "invalid",

@@ -1,14 +1,16 @@
 //! The calls of `imprint.v1.Metrics`.
 
+use std::error::Error as _;
 use std::future::pending;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use imprint_access::Caller;
 use imprint_core::{StepReadings, UpdateStats};
-use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
 use imprint_proto::pb::ingest_response::Message as Response;
+use imprint_proto::status::{invalid, unavailable, unreadable};
+use imprint_proto::{check_text, pb};
 use imprint_store::Store;
 use imprint_store::ingest::{Appended, Cursors, Message, Writer};
 use imprint_telemetry::{follow, one_line, step_span};
@@ -19,16 +21,10 @@ use tonic::{Code, Status, Streaming};
 use tracing::{Instrument as _, Span};
 
 use crate::series::{Pending, Series};
-use crate::{queries, status};
-
-/// Steps that one transaction takes at most: so many readings, or so many updates.
-const MAX_BATCH_STEPS: usize = 16;
+use crate::{Limits, queries, status};
 
 /// Answers that wait for a slow client; then its messages wait too.
 const MAX_QUEUED_ANSWERS: usize = 4;
-
-/// How long an opened call may take to say for which attempt it is.
-const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A transaction takes milliseconds; one that takes this long will not end well.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
@@ -37,14 +33,21 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Metrics {
     store: Store,
     series: Series,
+    limits: Limits,
     shutdown: CancellationToken,
 }
 
 impl Metrics {
-    pub(crate) fn new(store: Store, series: Series, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        series: Series,
+        limits: Limits,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             store,
             series,
+            limits,
             shutdown,
         }
     }
@@ -67,8 +70,8 @@ impl pb::metrics_server::Metrics for Metrics {
             answers,
             store: self.store.clone(),
             series: self.series.clone(),
+            limits: self.limits,
             shutdown: self.shutdown.clone(),
-            reading_failed: false,
         };
         // Not within this call: the client gets its headers before it sends the first message.
         tokio::spawn(stream.run());
@@ -79,7 +82,9 @@ impl pb::metrics_server::Metrics for Metrics {
         &self,
         request: tonic::Request<pb::VerifyRunRequest>,
     ) -> Result<tonic::Response<pb::VerifyRunResponse>, Status> {
-        let v = imprint_store::verify::verify(&self.store, &request.into_inner().run)
+        let pb::VerifyRunRequest { run } = request.into_inner();
+        check_text("run", &run)?;
+        let v = imprint_store::verify::verify(&self.store, &run)
             .await
             .map_err(|e| status::from_store(&e))?;
         Ok(tonic::Response::new(pb::VerifyRunResponse {
@@ -157,9 +162,8 @@ struct Stream {
     answers: mpsc::Sender<Result<pb::IngestResponse, Status>>,
     store: Store,
     series: Series,
+    limits: Limits,
     shutdown: CancellationToken,
-    /// The next message could not be read.
-    reading_failed: bool,
 }
 
 /// What was queued when the last commit ended.
@@ -174,11 +178,9 @@ struct Batch {
 }
 
 impl Batch {
-    fn is_full(&self) -> bool {
-        let is_reading = |m: &&Message| matches!(m, Message::Reading(_));
-        let n_readings = self.messages.iter().filter(is_reading).count();
-        let n_updates = self.messages.len() - n_readings;
-        n_readings.max(n_updates) >= MAX_BATCH_STEPS
+    /// Whether it holds so many steps: of each a reading and an update.
+    fn holds(&self, n_steps: usize) -> bool {
+        self.messages.len() >= 2 * n_steps
     }
 }
 
@@ -186,7 +188,7 @@ impl Stream {
     async fn run(mut self) {
         let _open = self.series.opened();
         if let Err(status) = self.take_in().await {
-            self.series.refused(&status, self.reading_failed);
+            self.series.refused(&status);
             // Where nobody listens any more, nobody needs to know.
             let _ = self.answers.send(Err(status)).await;
         }
@@ -241,21 +243,19 @@ impl Stream {
 
     async fn open(&mut self) -> Result<Option<(Writer, pb::Open, Cursors)>, Status> {
         let first = tokio::select! {
-            message = self.messages.message() => message.map_err(|status| {
-                self.reading_failed = true;
-                refused_message(status)
-            })?,
+            message = self.messages.message() => message.map_err(no_message)?,
             () = self.shutdown.cancelled() => return Err(shutting_down()),
-            () = tokio::time::sleep(OPEN_WITHIN) => {
-                return Err(status::invalid("message", "`open` did not come in time"));
+            () = tokio::time::sleep(self.limits.open_within) => {
+                return Err(invalid("message", "`open` did not come in time"));
             }
         };
         let Some(first) = first else {
             return Ok(None);
         };
         let Some(Request::Open(open)) = first.message else {
-            return Err(status::invalid("message", "the first one must be `open`"));
+            return Err(invalid("message", "the first one must be `open`"));
         };
+        check_text("machine", &open.machine)?;
         let rest = self.caller.may_write(open.run_id, open.attempt)?;
         self.until = rest.and_then(|rest| Instant::now().checked_add(rest));
         let opened = Writer::open(
@@ -307,12 +307,9 @@ impl Stream {
                     }
                 }
                 Ok(None) => batch.end = Some(Ok(())),
-                Err(status) => {
-                    self.reading_failed = !self.shutdown.is_cancelled();
-                    batch.end = Some(Err(refused_message(status)));
-                }
+                Err(status) => batch.end = Some(Err(no_message(status))),
             }
-            if batch.end.is_some() || batch.is_full() {
+            if batch.end.is_some() || batch.holds(self.limits.steps_per_commit.get().into()) {
                 return batch;
             }
             next = match self.messages.message().now_or_never() {
@@ -354,14 +351,11 @@ fn decode(request: pb::IngestRequest) -> Result<Message, Status> {
         Some(Request::Reading(r)) => StepReadings::try_from(r).map(Message::Reading),
         Some(Request::Update(u)) => UpdateStats::try_from(u).map(Message::Update),
         Some(Request::Open(_)) => {
-            return Err(status::invalid(
-                "message",
-                "`open` comes once, as the first",
-            ));
+            return Err(invalid("message", "`open` comes once, as the first"));
         }
-        None => return Err(status::invalid("message", "it is empty")),
+        None => return Err(invalid("message", "it is empty")),
     };
-    decoded.map_err(|error| status::invalid(error.field, &error.problem))
+    Ok(decoded?)
 }
 
 async fn within_limit<T>(
@@ -375,7 +369,10 @@ async fn within_limit<T>(
             }
             Err(status::from_store(&error))
         }
-        Err(_) => Err(status::unavailable("the database does not answer")),
+        Err(_) => Err(unavailable(
+            "DATABASE_UNAVAILABLE",
+            "the database does not answer",
+        )),
     }
 }
 
@@ -387,20 +384,20 @@ async fn end_of(until: Option<Instant>) {
     }
 }
 
-/// Why no message could be received, in the terms of the protocol: OUT_OF_RANGE means a gap there.
-fn refused_message(status: Status) -> Status {
+/// Why no message could be received, in the terms of the protocol: OUT_OF_RANGE means a gap there,
+/// and INTERNAL that we are at fault.
+fn no_message(status: Status) -> Status {
     match status.code() {
-        Code::OutOfRange => status::invalid(
-            "message",
-            &format!(
-                "it is larger than {} bytes",
-                imprint_proto::MAX_MESSAGE_BYTES
-            ),
-        ),
+        Code::OutOfRange => unreadable(&format!(
+            "it is larger than {} bytes",
+            imprint_proto::MAX_MESSAGE_BYTES
+        )),
+        // What has a source came from the connection.
+        Code::Internal if status.source().is_none() => unreadable(status.message()),
         _ => status,
     }
 }
 
 fn shutting_down() -> Status {
-    status::unavailable("the service shuts down")
+    unavailable("SHUTTING_DOWN", "the service shuts down")
 }

@@ -1,7 +1,7 @@
 //! Listings over a socket, with a real Postgres behind them.
 
 use imprint_core::{StepReadings, UpdateStats};
-use imprint_metrics::serve;
+use imprint_metrics::{Limits, serve};
 use imprint_proto::Channel;
 use imprint_proto::pb;
 use imprint_proto::pb::metrics_client::MetricsClient;
@@ -25,7 +25,16 @@ async fn start(db: &TestDb) -> Service {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let (store, stopped) = (db.store.clone(), stop.clone());
-    tokio::spawn(async move { serve(listener, store, &Vitals::default(), stopped).await });
+    tokio::spawn(async move {
+        serve(
+            listener,
+            store,
+            &Vitals::default(),
+            Limits::default(),
+            stopped,
+        )
+        .await
+    });
     let channel = imprint_proto::connect_lazy(format!("http://{address}")).unwrap();
     Service {
         // With a client's ordinary limit of a message.

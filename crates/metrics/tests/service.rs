@@ -4,12 +4,16 @@ mod harness;
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use imprint_metrics::Limits;
 use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
 use imprint_proto::pb::ingest_response::Message as Response;
 use imprint_proto::pb::metrics_client::MetricsClient;
 use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run, wait_until};
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -340,6 +344,84 @@ async fn a_shutdown_ends_open_streams() {
     assert_eq!(stored(&db, id).await, measured(&[(0..1, 1)]));
 }
 
+#[tokio::test]
+async fn a_stream_that_never_says_for_which_attempt_is_ended() {
+    let db = TestDb::start().await;
+    let limits = Limits {
+        open_within: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let service = Service::limited(&db, limits).await;
+    let (sender, messages) = mpsc::channel(1);
+    let answers = MetricsClient::new(service.channel())
+        .ingest(ReceiverStream::new(messages))
+        .await
+        .unwrap()
+        .into_inner();
+    let refusal = Trainer { sender, answers }.refusal().await;
+    assert_eq!(
+        (refusal.code(), refusal.message()),
+        (
+            Code::InvalidArgument,
+            "message: `open` did not come in time"
+        )
+    );
+    service.stop().await;
+}
+
+/// A commit that hangs is given up at the limit; its reading is delivered to the next service.
+#[tokio::test]
+async fn a_commit_that_hangs_does_not_hold_up_the_shutdown() {
+    let db = TestDb::start().await;
+    let limits = Limits {
+        drain: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let service = Service::limited(&db, limits).await;
+    let run = SeedRun::default();
+    let id = seed_run(&db.store, &run).await;
+    begin_attempt(&db.store, id).await;
+    let (mut trainer, _) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
+    let mut held = db.store.pool().begin().await.unwrap();
+    sqlx::query("select from imprint.ingest_head where run_id = $1 for update")
+        .bind(id)
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    trainer.send(reading(&run, 0, 1)).await;
+    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock')";
+    wait_until(PATIENCE, "the commit waits", || async {
+        let waits: bool = sqlx::query_scalar(waits)
+            .fetch_one(db.store.pool())
+            .await
+            .unwrap();
+        waits
+    })
+    .await;
+
+    let started = std::time::Instant::now();
+    service.stop().await;
+    let took = started.elapsed();
+    assert!(
+        limits.drain <= took && took < Duration::from_secs(5),
+        "{took:?}"
+    );
+    assert!(
+        trainer.answers.message().now_or_never().is_none(),
+        "nothing was acknowledged"
+    );
+    assert_eq!(stored(&db, id).await, vec![]);
+
+    drop(trainer);
+    held.rollback().await.unwrap();
+    let service = Service::start(&db).await;
+    let (mut trainer, _) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
+    trainer.send(reading(&run, 0, 1)).await;
+    trainer.acknowledged(1, 0).await;
+    assert_eq!(stored(&db, id).await, measured(&[(0..1, 1)]));
+    service.stop().await;
+}
+
 /// A table that is gone stays gone: the trainer must fail with the reason, not try for ever.
 #[tokio::test]
 async fn what_can_never_be_stored_is_refused() {
@@ -356,7 +438,14 @@ async fn what_can_never_be_stored_is_refused() {
     trainer.send(update(0, 1)).await;
     let refusal = trainer.refusal().await;
     assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal}");
-    assert!(refusal.message().contains("update_stats"), "{refusal}");
+    assert_eq!(
+        refusal.message(),
+        format!("store readings of run {id}: the service's log says why it failed")
+    );
+    assert_eq!(
+        refusal.get_details_error_info().unwrap().reason,
+        "NEEDS_REPAIR"
+    );
     drop(trainer);
     service.stop().await;
 }

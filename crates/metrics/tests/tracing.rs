@@ -3,24 +3,15 @@
 //! A program of its own: a process tells about itself once.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
 use imprint_proto::pb;
 use imprint_spool::{Cursors, Delivery, Record, SpoolWriter};
 use imprint_telemetry::{Options, Vitals, step_span, traceparent};
-use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
-use opentelemetry_proto::tonic::trace::v1::Span;
+use imprint_testkit::{Collector, SeedRun, TestDb, ToldSpan, begin_attempt, seed_run};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,33 +22,16 @@ struct Program {
     options: Options,
 }
 
-/// Keeps what it is sent.
-#[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<Span>>>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: tonic::Request<ExportTraceServiceRequest>,
-    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        let resources = request.into_inner().resource_spans.into_iter();
-        let scopes = resources.flat_map(|r| r.scope_spans);
-        self.0.lock().unwrap().extend(scopes.flat_map(|s| s.spans));
-        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_span_of_a_step_from_the_trainer_to_the_commit_is_in_one_trace() {
-    let collector = Collector::default();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let serving = tonic::transport::Server::builder()
-        .add_service(TraceServiceServer::new(collector.clone()))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    tokio::spawn(serving);
-    let arguments = ["test", "--otlp-endpoint", &endpoint, "--trace-every", "2"];
+    let collector = Collector::start().await;
+    let arguments = [
+        "test",
+        "--otlp-endpoint",
+        collector.endpoint(),
+        "--trace-every",
+        "2",
+    ];
     let options = Program::parse_from(arguments).options;
     let telling = options.start("test", "warn").unwrap();
 
@@ -67,7 +41,16 @@ async fn every_span_of_a_step_from_the_trainer_to_the_commit_is_in_one_trace() {
     let (store, stop) = (db.store.clone(), CancellationToken::new());
     let service = tokio::spawn({
         let stop = stop.clone();
-        async move { imprint_metrics::serve(listener, store, &Vitals::default(), stop).await }
+        async move {
+            imprint_metrics::serve(
+                listener,
+                store,
+                &Vitals::default(),
+                imprint_metrics::Limits::default(),
+                stop,
+            )
+            .await
+        }
     });
     let run = SeedRun {
         n_updates: 4,
@@ -127,12 +110,12 @@ async fn every_span_of_a_step_from_the_trainer_to_the_commit_is_in_one_trace() {
     // Sends what is left, so it waits.
     tokio::task::spawn_blocking(|| drop(telling)).await.unwrap();
 
-    let spans = std::mem::take(&mut *collector.0.lock().unwrap());
-    let mut traces = BTreeMap::<_, Vec<&Span>>::new();
-    for span in &spans {
-        traces.entry(&span.trace_id).or_default().push(span);
+    let told = collector.told();
+    let mut traces = BTreeMap::<_, Vec<&ToldSpan>>::new();
+    for told in &told {
+        traces.entry(&told.span.trace_id).or_default().push(told);
     }
-    let mut shapes: Vec<_> = traces.values().map(|spans| shape(spans)).collect();
+    let mut shapes: Vec<_> = traces.values().map(|told| shape(told)).collect();
     shapes.sort();
     let message = |what| format!("step / deliver {what} / ingest {what} / commit");
     let mut whole = Vec::new();
@@ -152,34 +135,28 @@ async fn every_span_of_a_step_from_the_trainer_to_the_commit_is_in_one_trace() {
     // Steps 0 and 2; and the last, 4, after which there is no update.
     assert_eq!(shapes, [last, whole.clone(), whole]);
     assert!(
-        spans
-            .iter()
+        told.iter()
+            .map(|t| &t.span)
             .all(|s| s.end_time_unix_nano >= s.start_time_unix_nano)
     );
 }
 
 /// The path of each span of a trace, from its root.
-fn shape(spans: &[&Span]) -> Vec<String> {
-    let name = |span: &Span| {
-        let what = span.attributes.iter().find(|a| a.key == "what");
-        let what = what.and_then(|a| a.value.as_ref()?.value.clone());
-        match what {
-            Some(opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue(what)) => {
-                format!("{} {what}", span.name)
-            }
-            _ => span.name.clone(),
-        }
+fn shape(trace: &[&ToldSpan]) -> Vec<String> {
+    let name = |told: &ToldSpan| match told.text("what") {
+        Some(what) => format!("{} {what}", told.span.name),
+        None => told.span.name.clone(),
     };
-    let path = |span: &Span| {
-        let mut path = name(span);
-        let mut at = span;
-        while let Some(parent) = spans.iter().find(|s| s.span_id == at.parent_span_id) {
+    let path = |told: &ToldSpan| {
+        let mut path = name(told);
+        let mut at = told;
+        while let Some(parent) = (trace.iter()).find(|t| t.span.span_id == at.span.parent_span_id) {
             path = format!("{} / {path}", name(parent));
             at = parent;
         }
         path
     };
-    let mut shape: Vec<String> = spans.iter().map(|s| path(s)).collect();
+    let mut shape: Vec<String> = trace.iter().map(|told| path(told)).collect();
     shape.sort();
     shape
 }

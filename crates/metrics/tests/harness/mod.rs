@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use imprint_access::Door;
 use imprint_core::{StepReadings, UpdateStats};
-use imprint_metrics::serve;
+use imprint_metrics::{Limits, serve};
 use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
 use imprint_proto::pb::ingest_response::Message as Response;
@@ -39,14 +39,23 @@ impl Service {
         Self::behind(db, |door| door).await
     }
 
+    /// A service without a lock that takes so much at once and waits for so long.
+    pub async fn limited(db: &TestDb, limits: Limits) -> Self {
+        Self::new(db, limits, |door| door).await
+    }
+
     /// A service behind a door that `lock` has locked.
     pub async fn behind(db: &TestDb, lock: impl FnOnce(Door) -> Door) -> Self {
+        Self::new(db, Limits::default(), lock).await
+    }
+
+    async fn new(db: &TestDb, limits: Limits, lock: impl FnOnce(Door) -> Door) -> Self {
         let door = lock(TcpListener::bind("127.0.0.1:0").await.unwrap().into());
         let (address, scheme) = (door.address().unwrap(), door.scheme());
         let shutdown = CancellationToken::new();
         let vitals = Vitals::default();
         let (store, shown, stop) = (db.store.clone(), vitals.clone(), shutdown.clone());
-        let ended = tokio::spawn(async move { serve(door, store, &shown, stop).await });
+        let ended = tokio::spawn(async move { serve(door, store, &shown, limits, stop).await });
         Self {
             vitals,
             address,

@@ -90,6 +90,14 @@ async fn prometheus_is_told_what_comes_in_and_what_is_committed() {
         .await
         .unwrap();
     assert_eq!(half.refusal().await.code(), Code::InvalidArgument);
+    let too_large = Request::Reading(pb::Reading {
+        first_sum_nats: vec![0; imprint_proto::MAX_MESSAGE_BYTES].into(),
+        ..Default::default()
+    });
+    let mut large = Trainer::connect(service.channel(), too_large)
+        .await
+        .unwrap();
+    assert_eq!(large.refusal().await.code(), Code::InvalidArgument);
     // Who goes away without a word was not refused.
     let (gone, _) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
     drop(gone);
@@ -110,7 +118,7 @@ async fn prometheus_is_told_what_comes_in_and_what_is_committed() {
     };
     assert_eq!(
         refusals,
-        [refusal("gap"), refusal("invalid"), refusal("unknown_run")]
+        ["gap", "invalid", "unknown_run", "unreadable"].map(refusal)
     );
     service.stop().await;
 }

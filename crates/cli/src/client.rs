@@ -7,11 +7,18 @@ use imprint_proto::pb;
 use imprint_proto::pb::attempts_client::AttemptsClient;
 use imprint_proto::pb::metrics_client::MetricsClient;
 use imprint_proto::pb::orchestrator_client::OrchestratorClient;
-use imprint_proto::{Channel, Error, MAX_MESSAGE_BYTES, Target};
+use imprint_proto::{Channel, Error, MAX_MESSAGE_BYTES, Target, answer};
+use tokio::time::timeout;
 use tonic::{Code, Response, Status};
 
 use crate::failure::{Failure, Kind};
 use crate::place::Place;
+
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long one may take that is looked for in files, or in all readings of a run.
+const LONG_ANSWER_WITHIN: Duration = Duration::from_secs(600);
 
 /// How often a call is repeated while the service says that it cannot answer now.
 const N_TRIES: u32 = 6;
@@ -51,9 +58,9 @@ impl Orchestrator {
         &self,
         request: pb::SubmitExperimentRequest,
     ) -> Result<pb::SubmitExperimentResponse, Failure> {
-        self.call(|mut c| {
-            let request = request.clone();
-            async move { c.submit_experiment(request).await }
+        repeat("orchestrator", &self.url, LONG_ANSWER_WITHIN, || {
+            let (mut client, request) = (self.client.clone(), request.clone());
+            async move { client.submit_experiment(request).await }
         })
         .await
     }
@@ -67,10 +74,20 @@ impl Orchestrator {
     ) -> Result<pb::BeginAttemptResponse, Failure> {
         let mut client =
             AttemptsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let begun = client.begin_attempt(request).await;
-        begun
-            .map(Response::into_inner)
+        answer("orchestrator", client.begin_attempt(request))
+            .await
             .map_err(|status| Failure::of_call(&status, "orchestrator", &self.url))
+    }
+
+    /// Ends an attempt that was begun for another process; repeated while the service cannot answer.
+    pub(crate) async fn end_attempt(&self, request: pb::EndAttemptRequest) -> Result<(), Failure> {
+        repeat("orchestrator", &self.url, ANSWER_WITHIN, || {
+            let mut client = AttemptsClient::new(self.channel.clone());
+            let request = request.clone();
+            async move { client.end_attempt(request).await }
+        })
+        .await
+        .map(drop)
     }
 
     pub(crate) async fn experiments(&self) -> Result<Vec<pb::ExperimentSummary>, Failure> {
@@ -173,7 +190,10 @@ impl Orchestrator {
     where
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        repeat("orchestrator", &self.url, || call(self.client.clone())).await
+        repeat("orchestrator", &self.url, ANSWER_WITHIN, || {
+            call(self.client.clone())
+        })
+        .await
     }
 }
 
@@ -186,7 +206,7 @@ pub(crate) async fn verify(place: &Place, run: &str) -> Result<pb::VerifyRunResp
     let url = target.url.clone();
     let channel = connect("metrics", target).await?;
     let client = MetricsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    repeat("metrics", &url, || {
+    repeat("metrics", &url, LONG_ANSWER_WITHIN, || {
         let mut client = client.clone();
         let run = run.to_owned();
         async move { client.verify_run(pb::VerifyRunRequest { run }).await }
@@ -226,16 +246,27 @@ fn is_broken(status: &Status) -> bool {
     )
 }
 
-async fn repeat<R, F>(service: &str, url: &str, call: impl Fn() -> F) -> Result<R, Failure>
+/// The answer to a call, repeated while the service says that it cannot answer now.
+async fn repeat<R, F>(
+    service: &str,
+    url: &str,
+    within: Duration,
+    call: impl Fn() -> F,
+) -> Result<R, Failure>
 where
     F: Future<Output = Result<Response<R>, Status>>,
 {
     let mut pause = FIRST_PAUSE;
     let mut n_tries = 1;
     loop {
-        match call().await {
-            Ok(response) => return Ok(response.into_inner()),
-            Err(status) => {
+        match timeout(within, call()).await {
+            Ok(Ok(response)) => return Ok(response.into_inner()),
+            Err(_) => {
+                return Err(Failure::unreachable(format!(
+                    "the {service} service at {url} has not answered for {within:?}"
+                )));
+            }
+            Ok(Err(status)) => {
                 let failure = Failure::of_call(&status, service, url);
                 if failure.kind() != Kind::Unreachable || n_tries == N_TRIES {
                     return Err(failure);

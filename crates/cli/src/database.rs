@@ -97,6 +97,29 @@ pub(crate) fn psql_line(url: &str) -> String {
     format!("psql '{}'", url.replace('\'', r"'\''"))
 }
 
+/// The same line to be shown: whoever reads it needs no password, psql asks for it.
+pub(crate) fn psql_line_to_show(url: &str) -> String {
+    psql_line(&without_password(url))
+}
+
+fn without_password(url: &str) -> String {
+    let (address, parameters) = url.split_once('?').unwrap_or((url, ""));
+    let mut shown = match (address.split_once("://"), address.rsplit_once('@')) {
+        (Some((scheme, rest)), Some((_, host))) => {
+            let user = rest.split([':', '@']).next().unwrap_or_default();
+            format!("{scheme}://{user}@{host}")
+        }
+        _ => address.to_owned(),
+    };
+    let parameters = parameters.split('&');
+    let parameters = parameters.filter(|p| !p.is_empty() && !p.starts_with("password="));
+    for (parameter, mark) in parameters.zip(std::iter::once('?').chain(std::iter::repeat('&'))) {
+        shown.push(mark);
+        shown.push_str(parameter);
+    }
+    shown
+}
+
 /// A shell command that opens a place's database in psql with these connection options.
 ///
 /// # Errors

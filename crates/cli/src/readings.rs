@@ -22,6 +22,23 @@ pub(crate) async fn load(store: &Store, name: &str, span: Span) -> Result<Vec<Ru
     Ok(runs)
 }
 
+/// The runs of an experiment, or the one that `name` (`experiment/cell`) names.
+///
+/// # Errors
+/// When there is no such experiment or run.
+pub(crate) async fn named(store: &Store, name: &str) -> Result<Vec<RunRecord>, Failure> {
+    let Some((experiment, _)) = name.split_once('/') else {
+        return Ok(results::runs(store, name).await?);
+    };
+    match results::run(store, name).await {
+        Ok(run) => Ok(vec![run]),
+        Err(Error::NotFound { .. }) => Err(Failure::bad_input(format!(
+            "there is no run `{name}`; `imprint status {experiment}` lists the experiment's"
+        ))),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The complete runs of an experiment, or the one that `name` (`experiment/cell`) names.
 ///
 /// Runs that are not complete are counted on stderr: half a curve must not look like a whole one.
@@ -29,24 +46,13 @@ pub(crate) async fn load(store: &Store, name: &str, span: Span) -> Result<Vec<Ru
 /// # Errors
 /// When there is no such experiment or run, or none of them is complete.
 pub(crate) async fn complete(store: &Store, name: &str) -> Result<Vec<RunRecord>, Failure> {
-    let experiment = name
-        .split_once('/')
-        .map_or(name, |(experiment, _)| experiment);
-    let mut records = results::runs(store, experiment).await?;
-    if name != experiment {
-        records.retain(|r| r.label == name);
-        if records.is_empty() {
-            return Err(Failure::bad_input(format!(
-                "there is no run `{name}`; `imprint status {experiment}` lists the experiment's"
-            )));
-        }
-    }
+    let mut records = named(store, name).await?;
     let n_runs = records.len();
     records.retain(|r| r.state == RunState::Complete);
     match (records.len(), n_runs - records.len()) {
         (0, _) => {
             return Err(Failure::bad_input(format!(
-                "no run of `{name}` is complete yet; `imprint status {experiment}` says why"
+                "no run of `{name}` is complete yet; `imprint status` says why"
             )));
         }
         (_, 0) => {}

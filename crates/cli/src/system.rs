@@ -16,9 +16,12 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::analyst;
-use crate::database::Database;
+use crate::database::{Database, psql_line_to_show};
 use crate::failure::Failure;
 use crate::place::{METRICS_PORT, ORCHESTRATOR_PORT, Place, Services, VITALS_PORT};
+
+/// Exit code of a service that was interrupted while it drained.
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// What a laboratory on one machine may use.
 pub(crate) struct Setup {
@@ -131,7 +134,14 @@ impl System {
         let metrics = {
             let (store, vitals) = (database.store.clone(), vitals.clone());
             Role::start(async move |stop| {
-                let served = imprint_metrics::serve(metrics_door, store, &vitals, stop).await;
+                let served = imprint_metrics::serve(
+                    metrics_door,
+                    store,
+                    &vitals,
+                    imprint_metrics::Limits::default(),
+                    stop,
+                )
+                .await;
                 served.map_err(Failure::doing("the metrics service"))
             })
         };
@@ -178,7 +188,10 @@ impl System {
         Ok(Self {
             place: place.clone(),
             services,
-            psql_line: database.psql_line.clone(),
+            psql_line: match place.database_url() {
+                Some(url) => psql_line_to_show(url),
+                None => database.psql_line.clone(),
+            },
             database,
             supervisor,
             metrics,
@@ -198,7 +211,7 @@ impl System {
         &self.vitals_url
     }
 
-    /// A shell command that opens the database in psql.
+    /// A shell command that opens the database in psql; it holds no password.
     pub(crate) fn psql_line(&self) -> &str {
         &self.psql_line
     }

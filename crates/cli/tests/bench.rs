@@ -1,17 +1,21 @@
 //! `imprint bench`, small: the load is a real one, and every value comes back.
 
 use std::process::Command;
+use std::time::Duration;
 
+use imprint_testkit::output;
 use serde_json::Value;
 
+const LIMIT: Duration = Duration::from_secs(300);
+
 fn bench(arguments: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_imprint"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imprint"));
+    command
         .args(["bench", "ingest", "--output", "json"])
         .args(arguments)
         .env_remove("DATABASE_URL")
-        .env_remove("IMPRINT_METRICS")
-        .output()
-        .expect("run imprint");
+        .env_remove("IMPRINT_METRICS");
+    let output = output(&mut command, LIMIT);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let measured: Value = serde_json::from_slice(&output.stdout).expect("an answer in JSON");
@@ -20,7 +24,7 @@ fn bench(arguments: &[&str]) -> Value {
 
 #[test]
 fn flat_out_and_beside_the_limit() {
-    let load = "--trainers 3 --probes 20 --steps 70 --rounds 2 --in-flight 8";
+    let load = "--trainers 3 --probes 20 --steps 70 --rounds 2 --steps-per-commit 8";
     let measured = bench(&load.split(' ').collect::<Vec<_>>());
     assert_eq!(measured["values_right"], 3 * 20 * 3 * 70 * 2);
     assert_eq!(measured["values_wrong"], 0);

@@ -2,22 +2,28 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use expect_test::{Expect, expect};
+use imprint_testkit::output;
+
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A port that nothing listens at: reserved, and refused at once on the loopback interface.
 const NOBODY: &str = "http://127.0.0.1:1";
 
+#[track_caller]
 fn imprint(data_dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_imprint"))
-        .args(arguments)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("IMPRINT_DATA_DIR", data_dir)
-        .env("IMPRINT_ORCHESTRATOR", NOBODY)
-        .env("IMPRINT_METRICS", NOBODY)
-        .output()
-        .unwrap()
+    output(
+        Command::new(env!("CARGO_BIN_EXE_imprint"))
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("IMPRINT_DATA_DIR", data_dir)
+            .env("IMPRINT_ORCHESTRATOR", NOBODY)
+            .env("IMPRINT_METRICS", NOBODY),
+        LIMIT,
+    )
 }
 
 #[track_caller]

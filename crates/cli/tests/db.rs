@@ -2,18 +2,23 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use imprint_testkit::{SeedRun, TestDb, seed_run};
+use imprint_testkit::{SeedRun, TestDb, output, seed_run};
 
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[track_caller]
 fn imprint(db: &TestDb, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_imprint"))
-        .args(arguments)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("IMPRINT_DATA_DIR", "/nonexistent")
-        .env("DATABASE_URL", &db.url)
-        .output()
-        .unwrap()
+    output(
+        Command::new(env!("CARGO_BIN_EXE_imprint"))
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("IMPRINT_DATA_DIR", "/nonexistent")
+            .env("DATABASE_URL", &db.url),
+        LIMIT,
+    )
 }
 
 #[track_caller]
@@ -60,7 +65,8 @@ async fn a_run_is_checked_archived_dropped_and_restored() {
             "sql",
             "--write",
             "-c",
-            "update imprint.run set state = 'complete'",
+            // Imported ones are runs like others.
+            "update imprint.run set state = 'complete', spec = spec || '{\"imported\": {}}'",
         ],
         "UPDATE 1",
     );

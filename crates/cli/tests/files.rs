@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use imprint_testkit::{ChildGuard, TestDb};
+use imprint_testkit::{ChildGuard, TestDb, output};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -51,18 +51,17 @@ fn imprint(db: &TestDb, dir: &Path, arguments: &[&str]) -> Command {
         .args(arguments)
         .current_dir(dir)
         .env_clear()
-        .env("DATABASE_URL", &db.url)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .env("DATABASE_URL", &db.url);
     command
 }
 
+#[track_caller]
 fn says(db: &TestDb, dir: &Path, arguments: &[&str]) -> String {
     let Output {
         status,
         stdout,
         stderr,
-    } = imprint(db, dir, arguments).output().unwrap();
+    } = output(&mut imprint(db, dir, arguments), PATIENCE);
     let stderr = String::from_utf8(stderr).unwrap();
     assert!(status.success(), "{arguments:?}: {stderr}");
     String::from_utf8(stdout).unwrap()
@@ -204,7 +203,7 @@ async fn a_log_goes_in_and_files_come_out() {
             "--name",
         ),
     ] {
-        let output = imprint(&db, dir, arguments).output().unwrap();
+        let output = output(&mut imprint(&db, dir, arguments), PATIENCE);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(want), "{arguments:?}: {stderr}");

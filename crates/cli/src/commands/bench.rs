@@ -6,15 +6,16 @@ mod runs;
 mod service;
 mod trainers;
 
-use std::path::PathBuf;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use imprint_core::{StepReadings, simulated};
-use imprint_store::Store;
 use imprint_store::bench::{ATTEMPT, PlainTable, SimulatedRuns, bytes_on_disk, readings, updates};
 use imprint_store::runs::Process;
+use imprint_store::{Store, derived};
 
 use self::processes::{Usage, Watched};
 use self::report::{Measured, Round};
@@ -45,7 +46,8 @@ pub(crate) enum Command {
 /// and the database is the one that `imprint sql` would open.
 ///
 /// The limit is measured in the same run, in turns with the trainers: binary COPY of the same bytes
-/// into a plain table, as many steps a commit, or with `--in-flight 1` one row a commit.
+/// into a plain table, as many steps a commit, or with `--steps-per-commit 1` one row a commit. It
+/// begins when the chunks of the round are made, for which the trainers do not wait.
 ///
 /// Example: `imprint bench ingest --standard`
 #[derive(Clone, Debug, clap::Args)]
@@ -54,11 +56,17 @@ pub(crate) struct Ingest {
     #[command(flatten)]
     load: Load,
     /// The three loads of docs/benchmarks.md, one after the other.
-    #[arg(long, conflicts_with_all = ["trainers", "probes", "steps", "rounds", "every", "in_flight"])]
+    #[arg(long, conflicts_with_all = ["trainers", "probes", "steps", "rounds", "every", "steps_per_commit"])]
     standard: bool,
     /// Where the private database is made: on the disk that is to be measured.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
+    /// Where the trainers' spools are made.
+    ///
+    /// Real ones lie on the trainers' machines: in memory (/dev/shm), they keep off the disk that is
+    /// measured. A thousand trainers of the standard load write 2.3 GB.
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
+    spools: PathBuf,
     /// Leave the runs, or the private database, where they are.
     #[arg(long)]
     keep: bool,
@@ -87,9 +95,9 @@ pub(crate) struct Load {
     /// begin at different readings, so that work which comes every 64 readings is spread as in life.
     #[arg(long, value_name = "SECONDS")]
     every: Option<f64>,
-    /// Steps that a trainer is ahead of what is durable at most.
-    #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    in_flight: u32,
+    /// Steps that the service commits at once at most; with `--metrics` it keeps its own limit.
+    #[arg(long, value_name = "K", default_value_t = imprint_metrics::STEPS_PER_COMMIT)]
+    steps_per_commit: NonZeroU16,
 }
 
 impl Load {
@@ -101,13 +109,13 @@ impl Load {
             steps: 640,
             rounds: 9,
             every: None,
-            in_flight: 64,
+            steps_per_commit: imprint_metrics::STEPS_PER_COMMIT,
         };
         [
             flat_out.clone(),
             Self {
                 steps: 320,
-                in_flight: 1,
+                steps_per_commit: NonZeroU16::MIN,
                 ..flat_out.clone()
             },
             Self {
@@ -140,8 +148,8 @@ impl Load {
     }
 }
 
-/// Most steps that the service commits at once.
-const STEPS_PER_COMMIT: usize = 16;
+/// How long chunks may take after the readings.
+const CHUNKS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Connections of the limit: the service has no more either.
 const MAX_CONNECTIONS: u32 = 16;
@@ -153,9 +161,9 @@ pub(crate) async fn run(place: &Place, command: Command) -> Outcome {
         false => vec![arguments.load.clone()],
     };
     check_files(&loads)?;
-    let service = Service::provide(place, &arguments.dir).await?;
+    let mut service = Service::provide(place, &arguments.dir).await?;
     let measured = tokio::select! {
-        measured = measure_all(&service, &loads, &arguments) => measured,
+        measured = measure_all(&mut service, &loads, &arguments) => measured,
         signalled = signalled() => signalled.and(Err(Failure::failed("interrupted"))),
     };
     let kept = service.end(arguments.keep).await?;
@@ -176,16 +184,17 @@ pub(crate) async fn run(place: &Place, command: Command) -> Outcome {
 }
 
 async fn measure_all(
-    service: &Service,
+    service: &mut Service,
     loads: &[Load],
     arguments: &Ingest,
 ) -> Result<Vec<Measured>, Failure> {
     let mut all = Vec::with_capacity(loads.len());
     for load in loads {
+        service.serve(load.steps_per_commit).await?;
         let bytes_before = bytes_on_disk(&service.store).await?;
         let (experiment, process) = (runs::experiment(load)?, this_process());
         let runs = SimulatedRuns::make(&service.store, &experiment, &process).await?;
-        let measured = measure(service, load, &runs, bytes_before).await;
+        let measured = measure(service, load, &runs, &arguments.spools, bytes_before).await;
         if !arguments.keep {
             runs.remove(&service.store).await?;
         }
@@ -198,9 +207,11 @@ async fn measure(
     service: &Service,
     load: &Load,
     runs: &SimulatedRuns,
+    spools: &Path,
     bytes_before: u64,
 ) -> Result<Measured, Failure> {
-    let spools = tempfile::tempdir().map_err(Failure::doing("make a directory for spools"))?;
+    let spools = tempfile::tempdir_in(spools);
+    let spools = spools.map_err(Failure::doing("make a directory for spools"))?;
     let mut trainers = Trainers::start(service.metrics_url(), load, runs, spools.path())?;
     eprintln!(
         "{} trainers × {} probes × 3 spans, {} × {} steps",
@@ -220,15 +231,18 @@ async fn measure(
         let began = Instant::now();
         let latencies = trainers.round().await?;
         let took = began.elapsed();
+        chunks_made(&service.store).await?;
+        let took_with_chunks = began.elapsed();
         let after = watched.usage();
         // Nobody's limit where trainers wait for the clock.
-        let limit = match (load.every, load.in_flight) {
+        let limit = match (load.every, load.steps_per_commit.get()) {
             (Some(_), _) => None,
             (None, 1) => Some(plain.insert(&row, n_rows).await?),
-            (None, _) => Some(plain.copy(&row, n_rows, STEPS_PER_COMMIT).await?),
+            (None, n) => Some(plain.copy(&row, n_rows, n.into()).await?),
         };
         rounds.push(Round {
             took,
+            took_with_chunks,
             latencies,
             usage: Usage::since(after, before),
             limit,
@@ -251,6 +265,20 @@ async fn measure(
         bytes,
         (n_right, n_wrong),
     ))
+}
+
+async fn chunks_made(store: &Store) -> Result<(), Failure> {
+    let deadline = Instant::now() + CHUNKS_WITHIN;
+    while !derived::behind(store).await?.is_empty() {
+        if Instant::now() > deadline {
+            let seconds = CHUNKS_WITHIN.as_secs();
+            return Err(Failure::failed(format!(
+                "chunks were not made within {seconds} s"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
 }
 
 /// The values that are stored as they were sent, and those that are not or were never sent.

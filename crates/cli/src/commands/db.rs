@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use imprint_store::archive::{self, Sure};
-use imprint_store::{Store, derived};
+use imprint_store::{Error, Store, derived, pages};
 
 use super::tell;
 use crate::database::Database;
@@ -102,15 +102,7 @@ async fn dispatch(store: &Store, command: Command) -> Outcome {
         Command::Migrate => tell("the schema is up to date")?,
         Command::Check(which) => return check(store, &which).await,
         Command::Rebuild(which) => {
-            let run_ids = which.run_ids(store).await?;
-            let mut n_readings = 0_u64;
-            for &run_id in &run_ids {
-                n_readings += u64::from(derived::rebuild(store, run_id).await?);
-            }
-            tell(format_args!(
-                "runs {}  readings {n_readings}  derived tables rebuilt",
-                run_ids.len()
-            ))?;
+            return rebuild(store, &which).await;
         }
         Command::Archive { run, out } => archive_run(store, &run, &out).await?,
         Command::Drop(arguments) => drop_run(store, arguments).await?,
@@ -152,11 +144,61 @@ async fn drop_run(store: &Store, arguments: Drop) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn rebuild(store: &Store, which: &Which) -> Outcome {
+    let run_ids = which.run_ids(store).await?;
+    let (mut n_readings, mut n_failed) = (0_u64, 0);
+    for &run_id in &run_ids {
+        match of_run(derived::rebuild(store, run_id).await, run_id, which)? {
+            Some(Ok(n)) => n_readings += u64::from(n),
+            Some(Err(())) => n_failed += 1,
+            None => {}
+        }
+    }
+    if n_failed > 0 {
+        return Err(Failure::failed(format!(
+            "{n_failed} of {} runs cannot be rebuilt: their readings are not whole; `imprint \
+             verify` says what is missing",
+            run_ids.len()
+        )));
+    }
+    tell(format_args!(
+        "runs {}  readings {n_readings}  derived tables rebuilt",
+        run_ids.len()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What came out for one of many runs: `None` for one that was dropped meanwhile, and one whose
+/// readings are not whole is told of and does not keep the others.
+fn of_run<T>(
+    outcome: Result<T, Error>,
+    run_id: i32,
+    which: &Which,
+) -> Result<Option<Result<T, ()>>, Failure> {
+    match outcome {
+        Ok(done) => Ok(Some(Ok(done))),
+        Err(Error::NotFound { .. }) if which.run.is_none() => Ok(None),
+        Err(error @ Error::Corrupt { .. }) => {
+            tell(format_args!("run {run_id}: {error}"))?;
+            Ok(Some(Err(())))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn check(store: &Store, which: &Which) -> Outcome {
     let run_ids = which.run_ids(store).await?;
-    let (mut n_readings, mut n_differing) = (0_u64, 0);
+    let (mut n_readings, mut n_chunks_due, mut n_differing) = (0_u64, 0, 0);
     for &run_id in &run_ids {
-        let check = derived::check(store, run_id).await?;
+        let check = match of_run(derived::check(store, run_id).await, run_id, which)? {
+            Some(Ok(check)) => check,
+            Some(Err(())) => {
+                n_differing += 1;
+                continue;
+            }
+            None => continue,
+        };
+        n_chunks_due += check.n_chunks_due;
         n_readings += u64::from(check.n_readings);
         if !check.is_equal() {
             n_differing += 1;
@@ -177,14 +219,22 @@ async fn check(store: &Store, which: &Which) -> Outcome {
         )));
     }
     tell(format_args!(
-        "runs {}  readings {n_readings}  derived tables equal a rebuild",
-        run_ids.len()
+        "runs {}  readings {n_readings}  derived tables equal a rebuild{}",
+        run_ids.len(),
+        match n_chunks_due {
+            0 => String::new(),
+            n => format!(", {n} chunks are still to be made"),
+        }
     ))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn run_id(store: &Store, label: &str) -> Result<i32, Failure> {
-    let run = store.known_run(label).await?;
-    run.map(|r| r.run_id)
-        .ok_or_else(|| Failure::bad_input(format!("there is no run `{label}`")))
+    match pages::run(store, label).await {
+        Ok(run) => Ok(run.run_id),
+        Err(Error::NotFound { what }) => Err(Failure::bad_input(format!(
+            "there is no {what}; `imprint status` lists them"
+        ))),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use imprint_store::Store;
-use imprint_store::results::{self, RunRecord};
+use imprint_store::results::RunRecord;
 use imprint_store::runs::RunState;
 
 use super::tell;
@@ -13,6 +13,7 @@ use crate::database::Database;
 use crate::export::{Format, What, reference_log, table};
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
+use crate::readings;
 use crate::system::signalled;
 
 /// Write what was measured to files: Parquet or CSV for notebooks, or the reference's JSON log.
@@ -105,23 +106,14 @@ async fn file(
 
 /// The runs that a name means; those that are not complete are told of.
 async fn runs(store: &Store, name: &str) -> Result<Vec<RunRecord>, Failure> {
-    let experiment = name.split_once('/').map_or(name, |(first, _)| first);
-    let mut runs = results::runs(store, experiment).await?;
-    if name != experiment {
-        runs.retain(|r| r.label == name);
-    }
-    if runs.is_empty() {
-        return Err(Failure::bad_input(format!(
-            "there is no run `{name}`; `imprint status {experiment}` lists the experiment's"
-        )));
-    }
+    let runs = readings::named(store, name).await?;
     for run in runs.iter().filter(|r| r.state != RunState::Complete) {
         eprintln!(
             "{} is {}: {} of {} readings",
             run.label,
             run.state.as_str(),
             run.n_readings_stored,
-            run.reading_steps.len()
+            run.n_readings
         );
     }
     Ok(runs)

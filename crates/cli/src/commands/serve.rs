@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,12 +17,12 @@ use crate::analyst;
 use crate::database::Database;
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
-use crate::system::signalled;
+use crate::system::{INTERRUPTED, signalled};
 
 /// Serve one role in this process, where `imprint up` would serve all of them.
 ///
 /// For a cluster: one Postgres (DATABASE_URL), a metrics service and an orchestrator, each where it
-/// should be. SIGINT or SIGTERM drains.
+/// should be. SIGINT or SIGTERM drains; a second one does not wait.
 ///
 /// Beyond this machine it listens only with a certificate, and asks every caller for a token (see
 /// docs/security.md).
@@ -44,6 +45,9 @@ pub(crate) enum Role {
         /// Where absent: token-key.pem.pub of the data directory, where the orchestrator writes it.
         #[arg(long, value_name = "FILE", env = "IMPRINT_TOKEN_KEY_PUB")]
         token_key_pub: Option<PathBuf>,
+        /// Steps that one transaction takes at most: it takes what has come, and waits for none.
+        #[arg(long, value_name = "N", default_value_t = imprint_metrics::STEPS_PER_COMMIT)]
+        steps_per_commit: NonZeroU16,
     },
     /// Take experiments, start, watch and retry the trainers of their runs, and fit what complete
     /// runs show.
@@ -56,7 +60,7 @@ pub(crate) enum Role {
         /// Address that trainers are given, such as https://lab.example:7432.
         ///
         /// Where absent: the one it listens at.
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", env = "IMPRINT_ADVERTISE")]
         advertise: Option<String>,
         #[command(flatten)]
         lock: Lock,
@@ -130,7 +134,7 @@ pub(crate) struct Lock {
     )]
     client_ca: Option<PathBuf>,
     /// Ask for tokens also where only this machine listens; beyond it they are asked for anyway.
-    #[arg(long)]
+    #[arg(long, env = "IMPRINT_TOKENS")]
     tokens: bool,
     /// Listen beyond this machine without TLS or tokens: whoever reaches the address may do
     /// everything.
@@ -176,6 +180,7 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outco
                 listen,
                 lock,
                 token_key_pub,
+                steps_per_commit,
                 ..
             } => {
                 let guard = match lock.asks_for_tokens(*listen) {
@@ -189,7 +194,11 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outco
                     false => None,
                 };
                 let door = lock.door(*listen, guard).await?;
-                imprint_metrics::serve(door, store, &vitals, stop.clone())
+                let limits = imprint_metrics::Limits {
+                    steps_per_commit: *steps_per_commit,
+                    ..Default::default()
+                };
+                imprint_metrics::serve(door, store, &vitals, limits, stop.clone())
                     .await
                     .map_err(of_metrics)
             }
@@ -235,18 +244,21 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outco
             }
         }
     };
-    let stopped = async {
-        let signalled = signalled().await;
+    let interrupted = async {
+        signalled().await?;
+        tracing::info!("draining; Ctrl-C again does not wait");
         stop.cancel();
-        match signalled {
-            // The service ends when it has drained.
-            Ok(()) => pending().await,
-            Err(failure) => Err(failure),
-        }
+        signalled().await
     };
     let served = tokio::select! {
         served = served => served,
-        stopped = stopped => stopped,
+        interrupted = interrupted => match interrupted {
+            Ok(()) => {
+                tracing::warn!("ended without draining");
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
+            Err(failure) => Err(failure),
+        },
         served = watched.serve(vitals.clone()) => served,
         () = database.supervise() => Ok(()),
     };

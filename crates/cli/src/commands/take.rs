@@ -1,9 +1,12 @@
 //! `imprint take`: a run for a machine that cannot reach the services.
 
-use std::path::{PathBuf, absolute};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
-use imprint_proto::pb;
+use clap::value_parser;
+use imprint_proto::pb::{self, AttemptOutcome, RunState};
+use imprint_spool::TicketError;
 use imprint_telemetry::one_line;
 
 use super::tell;
@@ -26,16 +29,24 @@ use crate::place::Place;
 pub(crate) struct Arguments {
     /// The run (`experiment/cell`).
     run: String,
-    /// How long the run is kept for the trainer.
-    #[arg(long)]
+    /// How long the run is kept for the trainer, 60 days at most.
+    #[arg(long, value_parser = value_parser!(u32).range(1..=1440))]
     hours: u32,
     /// The file to write; it must not exist yet. It is for its owner's eyes only.
     #[arg(long, value_name = "FILE")]
     ticket: PathBuf,
+    /// Take a run that another trainer works on, too: its attempt is over.
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
-    let Arguments { run, hours, ticket } = arguments;
+    let Arguments {
+        run,
+        hours,
+        ticket,
+        force,
+    } = arguments;
     let ticket = absolute(&ticket).map_err(Failure::doing(ticket.display()))?;
     // Before the run is taken: a ticket that cannot be written would keep it from everybody.
     let writable = ticket.parent().is_some_and(|dir| dir.is_dir());
@@ -53,6 +64,20 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
             "{name} has no run {run}; `imprint status {name}` lists them"
         )));
     };
+    let doing = match found.state() {
+        RunState::Running => Some("is running"),
+        RunState::Delivering => Some("delivers what it has measured"),
+        _ => None,
+    };
+    if let Some(doing) = doing
+        && !force
+    {
+        return Err(Failure::bad_input(format!(
+            "{run} {doing}: attempt {} would be over and what it still measures refused; --force \
+             takes the run all the same",
+            found.attempts
+        )));
+    }
     let begun = orchestrator
         .begin_attempt(pb::BeginAttemptRequest {
             run_id: found.run_id,
@@ -62,15 +87,49 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
             offline_seconds: Some(hours.saturating_mul(3600)),
         })
         .await?;
-    let attempt = format!("{}/attempts/{}", begun.run_dir, begun.attempt);
-    imprint_spool::write_ticket(&ticket, found.run_id, begun)
-        .map_err(|e| Failure::failed(one_line(&e)))?;
+    let (run_dir, attempt) = (begun.run_dir.clone(), begun.attempt);
+    if let Err(error) = imprint_spool::write_ticket(&ticket, found.run_id, begun) {
+        let given_back = give_back(&orchestrator, found.run_id, attempt, &error, &ticket).await;
+        return Err(Failure::failed(format!(
+            "{run}: {}; {}",
+            one_line(&error),
+            match given_back {
+                Ok(()) => "the run is queued again".to_owned(),
+                Err(failure) => format!("attempt {attempt} is still open: {failure}"),
+            }
+        )));
+    }
     tell(format_args!(
         "{run} is taken for {hours} hours; on the node:\n\
          \x20 imprint-trainer run --ticket {}\n\
          and afterwards, where the services are:\n\
-         \x20 imprint import {attempt}",
+         \x20 imprint import {run_dir}/attempts/{attempt}",
         ticket.display()
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends an attempt that nobody will make: its ticket could not be written.
+async fn give_back(
+    orchestrator: &Orchestrator,
+    run_id: i32,
+    attempt: u32,
+    error: &TicketError,
+    ticket: &Path,
+) -> Result<(), Failure> {
+    // A file that was there is somebody else's.
+    let is_ours = !matches!(error, TicketError::Io { source, .. }
+        if source.kind() == ErrorKind::AlreadyExists);
+    if is_ours && let Err(e) = std::fs::remove_file(ticket) {
+        tracing::debug!("remove {}: {e}", ticket.display());
+    }
+    orchestrator
+        .end_attempt(pb::EndAttemptRequest {
+            run_id,
+            attempt,
+            outcome: AttemptOutcome::Stopped.into(),
+            reason: format!("its ticket could not be written: {error}"),
+            step: 0,
+        })
+        .await
 }

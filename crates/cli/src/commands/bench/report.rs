@@ -11,6 +11,8 @@ use crate::table::{Column, number, table, thousands};
 /// One round as it was measured.
 pub(super) struct Round {
     pub(super) took: Duration,
+    /// Until the chunks were made, too.
+    pub(super) took_with_chunks: Duration,
     /// From the spool to the disk, of each step.
     pub(super) latencies: Vec<Duration>,
     pub(super) usage: Usage,
@@ -27,7 +29,7 @@ pub(super) struct Measured {
     steps_per_round: u32,
     rounds: u32,
     seconds_per_step: Option<f64>,
-    in_flight_steps: u32,
+    steps_per_commit_limit: u16,
     values_per_second: f64,
     steps_per_second: f64,
     ack_p50_ms: f64,
@@ -45,6 +47,8 @@ pub(super) struct Measured {
     /// Of the limit, round by round.
     limit_ratio_median: Option<f64>,
     limit_ratio_best: Option<f64>,
+    /// The same, waiting for the chunks too.
+    limit_ratio_with_chunks_median: Option<f64>,
     limit_values_per_second: Option<f64>,
     values_right: u64,
     values_wrong: u64,
@@ -62,7 +66,7 @@ impl Measured {
         let n_steps = f64::from(load.steps * load.trainers);
         let n_values = n_steps * 3.0 * f64::from(load.probes);
         let n_stored = values_right / (3 * u64::from(load.probes));
-        let all: Duration = rounds.iter().map(|r| r.took).sum();
+        let all: Duration = rounds.iter().map(|r| r.took_with_chunks).sum();
         let cores = |of: fn(&Usage) -> Option<Duration>| {
             let used: Option<Duration> = rounds.iter().map(|r| of(&r.usage)).sum();
             Some(used?.as_secs_f64() / all.as_secs_f64())
@@ -78,10 +82,10 @@ impl Measured {
             .map(|l| l.as_secs_f64() * 1e3)
             .collect();
         let seconds = median(rounds.iter().map(|r| r.took.as_secs_f64())).unwrap_or(f64::NAN);
-        let ratios: Vec<f64> = rounds
-            .iter()
-            .filter_map(|r| Some(r.limit?.as_secs_f64() / r.took.as_secs_f64()))
-            .collect();
+        let ratios = |took: fn(&Round) -> Duration| -> Vec<f64> {
+            let ratio = |r: &Round| Some(r.limit?.as_secs_f64() / took(r).as_secs_f64());
+            rounds.iter().filter_map(ratio).collect()
+        };
         let limits = rounds.iter().filter_map(|r| Some(r.limit?.as_secs_f64()));
         Self {
             trainers: load.trainers,
@@ -89,7 +93,7 @@ impl Measured {
             steps_per_round: load.steps,
             rounds: load.rounds,
             seconds_per_step: load.every,
-            in_flight_steps: load.in_flight,
+            steps_per_commit_limit: load.steps_per_commit.get(),
             values_per_second: n_values / seconds,
             steps_per_second: n_steps / seconds,
             ack_p50_ms: quantile(&mut latencies, 0.5),
@@ -104,8 +108,9 @@ impl Measured {
             }),
             service_peak_bytes: peaks.service_bytes,
             bytes_per_value: n_bytes as f64 / values_right as f64,
-            limit_ratio_best: ratios.iter().copied().reduce(f64::max),
-            limit_ratio_median: median(ratios),
+            limit_ratio_best: ratios(|r| r.took).into_iter().reduce(f64::max),
+            limit_ratio_median: median(ratios(|r| r.took)),
+            limit_ratio_with_chunks_median: median(ratios(|r| r.took_with_chunks)),
             limit_values_per_second: median(limits).map(|s| n_values / s),
             values_right,
             values_wrong,
@@ -118,10 +123,10 @@ impl Measured {
     }
 
     fn name(&self) -> String {
-        let pace = match (self.seconds_per_step, self.in_flight_steps) {
+        let pace = match (self.seconds_per_step, self.steps_per_commit_limit) {
             (Some(s), _) => format!("a step every {s} s"),
-            (None, 1) => "flat out, one step in flight".to_owned(),
-            (None, k) => format!("flat out, {k} steps in flight"),
+            (None, 1) => "flat out, one step a commit".to_owned(),
+            (None, k) => format!("flat out, up to {k} steps a commit"),
         };
         format!("{} × {} probes, {pace}", self.trainers, self.probes)
     }
@@ -130,7 +135,7 @@ impl Measured {
 /// A line for each quantity, a column for each load.
 pub(super) fn as_table(all: &[Measured]) -> String {
     type Cell = fn(&Measured) -> String;
-    let lines: [(&str, Cell); 18] = [
+    let lines: [(&str, Cell); 19] = [
         ("values/s", |m| thousands(m.values_per_second as u64)),
         ("steps/s", |m| number(Some(m.steps_per_second), 0)),
         ("of the limit, median round", |m| {
@@ -138,6 +143,9 @@ pub(super) fn as_table(all: &[Measured]) -> String {
         }),
         ("of the limit, best round", |m| {
             number(m.limit_ratio_best, 2)
+        }),
+        ("of the limit, chunks made too, median", |m| {
+            number(m.limit_ratio_with_chunks_median, 2)
         }),
         ("the limit, values/s", |m| {
             m.limit_values_per_second

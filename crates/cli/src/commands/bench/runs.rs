@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use imprint_core::{
-    Arm, ArmSteps, ArmText, CheckpointIdentity, CheckpointSource, CorpusFormat, CorpusManifest,
-    Depth, Fact, FactId, FactRange, LearningRate, ModelSpec, OptimizerSpec, OrderIdentity,
-    Placement, Precision, Probe, ProbeControl, ProbeId, ProbingSpec, ResourcesSpec, RunFiles,
-    RunIdentity, RunSpec, SavingSpec, Scenario, Stagger, TrainingSpec,
+    Arm, ArmSteps, ArmText, Depth, Fact, FactId, FactRange, Placement, Probe, ProbeControl,
+    ProbeId, RunSpec, Scenario, Stagger, simulated,
 };
 use imprint_store::runs::{NewExperiment, NewProbe, NewProbeSet, NewRun};
 use imprint_telemetry::one_line;
@@ -92,56 +90,10 @@ fn scenario(n_facts: u32) -> Scenario {
 }
 
 fn spec(experiment: &str, trainer: u32, n_updates: u32, scenario: &Scenario) -> RunSpec {
-    let nothing = || experiment.to_owned();
-    RunSpec {
-        label: format!("{experiment}/{trainer}"),
-        identity: RunIdentity {
-            facts_sha256: nothing(),
-            tokenizer_sha256: nothing(),
-            corpus: CorpusManifest {
-                format: CorpusFormat::Uint16,
-                text_field: None,
-                order: OrderIdentity::Sequential,
-                max_epochs: 1,
-                start_instance: 0,
-                files_sha256: vec![nothing()],
-            },
-            checkpoint: CheckpointIdentity::Scratch {
-                model: ModelSpec {
-                    vocab_size: Some(16),
-                    hidden_size: 8,
-                    intermediate_size: 8,
-                    num_hidden_layers: 1,
-                    num_attention_heads: 1,
-                    tie_word_embeddings: true,
-                    max_position_embeddings: Some(8),
-                    rope_theta: 1e4,
-                },
-            },
-            scenario_name: "bench".to_owned(),
-            scenario: scenario.clone(),
-            batch_size: 1,
-            seq_len: 8,
-            seed: trainer.into(),
-            eos: "<|endoftext|>".to_owned(),
-            document_mask: false,
-            training: TrainingSpec {
-                steps: n_updates,
-                learning_rate: LearningRate::constant(1e-3),
-                optimizer: OptimizerSpec::default(),
-                precision: Precision::Float32,
-                micro_batch_rows: None,
-            },
-            probing: ProbingSpec::default(),
-        },
-        files: RunFiles {
-            facts: nothing().into(),
-            tokenizer: nothing().into(),
-            corpus: vec![nothing().into()],
-            order: None,
-            checkpoint: CheckpointSource::Scratch,
-        },
-        saving: SavingSpec::default(),
-        resources: ResourcesSpec::default(),
-    }
+    let label = format!("{experiment}/{trainer}");
+    let mut spec = simulated::spec(&label, n_updates, "bench", scenario.clone());
+    // No two of them are the same run.
+    spec.identity.facts_sha256 = experiment.to_owned();
+    spec.identity.seed = trainer.into();
+    spec
 }

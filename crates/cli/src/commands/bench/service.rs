@@ -1,6 +1,7 @@
 //! The metrics service that is measured, and its database.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) struct Service {
     pub(super) store: Store,
+    /// Once it serves.
     metrics_url: String,
     own: Option<Own>,
     /// The user's own, otherwise.
@@ -29,7 +31,7 @@ pub(super) struct Service {
 
 /// What was started for this measurement.
 struct Own {
-    metrics: Child,
+    metrics: Option<Child>,
     cluster: Embedded,
     dir: TempDir,
 }
@@ -58,12 +60,11 @@ impl Service {
         let cluster = Embedded::start(&dir.path().join("postgres"), Durability::Durable).await?;
         let store = Store::connect(&cluster.database_url()).await?;
         store.migrate().await?;
-        let (metrics, metrics_url) = serve(&cluster.database_url(), dir.path()).await?;
         Ok(Self {
             store,
-            metrics_url,
+            metrics_url: String::new(),
             own: Some(Own {
-                metrics,
+                metrics: None,
                 cluster,
                 dir,
             }),
@@ -71,12 +72,25 @@ impl Service {
         })
     }
 
+    /// Serves anew with so many steps a commit, where the service is our own.
+    pub(super) async fn serve(&mut self, steps_per_commit: NonZeroU16) -> Result<(), Failure> {
+        let Some(own) = &mut self.own else {
+            return Ok(());
+        };
+        own.stop_metrics().await;
+        let database_url = own.cluster.database_url();
+        let (metrics, url) = serve(&database_url, own.dir.path(), steps_per_commit).await?;
+        own.metrics = Some(metrics);
+        self.metrics_url = url;
+        Ok(())
+    }
+
     pub(super) fn metrics_url(&self) -> &str {
         &self.metrics_url
     }
 
     pub(super) fn metrics_pid(&self) -> Option<u32> {
-        self.own.as_ref()?.metrics.id()
+        self.own.as_ref()?.metrics.as_ref()?.id()
     }
 
     pub(super) fn postmaster_pid(&self) -> Option<u32> {
@@ -93,13 +107,7 @@ impl Service {
         let Some(mut own) = self.own else {
             return Ok(None);
         };
-        if let Some(pid) = own.metrics.id() {
-            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
-        }
-        let ended = tokio::time::timeout(START_LIMIT, own.metrics.wait()).await;
-        if ended.is_err() {
-            let _ = own.metrics.kill().await;
-        }
+        own.stop_metrics().await;
         own.cluster.stop().await?;
         if !keep {
             return Ok(None);
@@ -109,8 +117,27 @@ impl Service {
     }
 }
 
+impl Own {
+    async fn stop_metrics(&mut self) {
+        let Some(mut metrics) = self.metrics.take() else {
+            return;
+        };
+        if let Some(pid) = metrics.id() {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+        }
+        let ended = tokio::time::timeout(START_LIMIT, metrics.wait()).await;
+        if ended.is_err() {
+            let _ = metrics.kill().await;
+        }
+    }
+}
+
 /// Starts a metrics service of this program in a process of its own, and waits until it answers.
-async fn serve(database_url: &str, data_dir: &Path) -> Result<(Child, String), Failure> {
+async fn serve(
+    database_url: &str,
+    data_dir: &Path,
+    steps_per_commit: NonZeroU16,
+) -> Result<(Child, String), Failure> {
     let doing = "start a metrics service";
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|free| free.local_addr())
@@ -118,6 +145,7 @@ async fn serve(database_url: &str, data_dir: &Path) -> Result<(Child, String), F
     let program = std::env::current_exe().map_err(Failure::doing(doing))?;
     let metrics = Command::new(program)
         .args(["serve", "metrics", "--listen", &address.to_string()])
+        .args(["--steps-per-commit", &steps_per_commit.to_string()])
         // Passwords are not for command lines.
         .env("DATABASE_URL", database_url)
         .env("IMPRINT_DATA_DIR", data_dir)

@@ -18,6 +18,9 @@ use crate::failure::Failure;
 /// A step that takes this long to become durable is taken for lost.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Steps that a trainer is ahead of what is durable at most.
+const STEPS_AHEAD: usize = 64;
+
 pub(super) struct Trainers {
     all: Vec<Trainer>,
     load: Load,
@@ -146,7 +149,7 @@ impl Trainer {
         let mut waiting: VecDeque<(u32, Instant)> = VecDeque::new();
         let first = self.next;
         while self.next < to || !waiting.is_empty() {
-            let is_ahead = waiting.len() >= load.in_flight as usize;
+            let is_ahead = waiting.len() >= STEPS_AHEAD;
             if self.next < to && !is_ahead {
                 if let Some((begin, period)) = pace {
                     let due = begin + period * (self.next - first);

@@ -10,9 +10,10 @@ use imprint_core::{
     InjectionDefaults, Probe, ProbeControl, ProbeId, SavingSpec, Scenario, Schedule, StepReadings,
 };
 use imprint_data::{Tokenizer, file_sha256, load_facts};
-use imprint_store::Store;
+use imprint_store::archive::{self, Sure};
 use imprint_store::ingest::{Message, Writer};
 use imprint_store::runs::{BegunImport, NewImport, NewProbe, NewProbeSet, Process};
+use imprint_store::{Store, derived};
 use imprint_telemetry::one_line;
 use tokio::sync::mpsc;
 
@@ -322,8 +323,12 @@ async fn store(
     import: &NewImport,
     scan: &Scan,
 ) -> Result<String, Failure> {
-    let (run_id, attempt) = match store.begin_import(import).await? {
-        BegunImport::Begun { run_id, attempt } => (run_id, attempt),
+    let (run_id, attempt, label) = match store.begin_import(import).await? {
+        BegunImport::Begun {
+            run_id,
+            attempt,
+            label,
+        } => (run_id, attempt, label),
         BegunImport::Known { label } => return Ok(format!("{label}: here already, whole")),
         BegunImport::Refused(refusal) => return Err(Failure::bad_input(refusal.to_string())),
     };
@@ -366,18 +371,18 @@ async fn store(
     };
     let (sha256, stored) = tokio::join!(reader, stored);
     stored?;
+    derived::make_chunks(store, run_id).await?;
     if sha256? != scan.sha256 {
+        // It holds something of both.
+        archive::drop_run(store, run_id, Sure::Yes, false).await?;
         return Err(Failure::failed(format!(
-            "{} changed while it was read: {} holds something of both; import the log again under \
-             another --name",
+            "{} changed while it was read: nothing of it was kept; import it again when it is whole",
             log.display(),
-            import.spec.label
         )));
     }
     store.finish_import(run_id).await?;
     Ok(format!(
-        "{}: {} readings of {} probes, complete",
-        import.spec.label,
+        "{label}: {} readings of {} probes, complete",
         thousands(scan.steps.len() as u64),
         thousands(import.probe_set.probes().len() as u64)
     ))

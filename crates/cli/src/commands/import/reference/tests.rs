@@ -71,7 +71,7 @@ async fn a_log_comes_out_byte_for_byte_as_it_went_in() {
 
     let runs = results::runs(&db.store, "theirs").await.unwrap();
     assert_eq!((runs.len(), runs[0].state), (1, RunState::Complete));
-    assert_eq!(runs[0].reading_steps, [0, 1, 3]);
+    assert_eq!(runs[0].n_readings, 3);
     assert_eq!(runs[0].first_global_step, Some(40_000));
     let verified = verify(&db.store, label).await.unwrap();
     assert!(verified.is_clean(), "{verified:?}");
@@ -204,7 +204,9 @@ async fn an_interrupted_import_goes_on() {
     let log = world.log("log.json", &(100..140).collect::<Vec<u64>>());
     let scan = reference_log::scan(&log, NanRule::Refuse).unwrap();
     let import = plan(&log, &scan, &world.options("half")).unwrap();
-    let BegunImport::Begun { run_id, attempt } = db.store.begin_import(&import).await.unwrap()
+    let BegunImport::Begun {
+        run_id, attempt, ..
+    } = db.store.begin_import(&import).await.unwrap()
     else {
         panic!("nothing is there")
     };

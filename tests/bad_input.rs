@@ -4,11 +4,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use imprint_e2e::{Lab, experiment};
+use imprint_e2e::{ANSWER_WITHIN, Lab, TINY, experiment};
 use imprint_proto::pb::RunState;
 
-const MODEL: &str = "name = 'scratch'\ninit = { hidden_size = 16, intermediate_size = 32, \
-                     num_hidden_layers = 1, num_attention_heads = 2, tie_word_embeddings = true }";
 const ONCE: &str = "[training]\nsteps = 30\nlearning_rate = { kind = 'constant', peak = 1e-3 }\n\
                     [injection]\nstart = 1\nevery = 5\ncount = 1\n\
                     stagger = { groups = 10, every = 1 }";
@@ -24,13 +22,8 @@ fn small(name: &str, checkpoint: &str, rest: &str) -> String {
 
 /// Submits through the client program.
 fn submit(lab: &Lab, toml: &str) -> Output {
-    let file = lab.dir().join("bad.toml");
-    std::fs::write(&file, toml).expect("write the experiment");
-    lab.imprint()
-        .arg("submit")
-        .arg(file)
-        .output()
-        .expect("run imprint submit")
+    std::fs::write(lab.dir().join("bad.toml"), toml).expect("write the experiment");
+    lab.says(&["submit", "bad.toml"])
 }
 
 /// The experiment is refused with one line that has all of `words`, and nothing of it is stored.
@@ -42,11 +35,7 @@ fn refused(lab: &Lab, toml: &str, words: &[&str]) {
     for word in words {
         assert!(said.contains(word), "`{word}` is not in: {said}");
     }
-    let list = lab
-        .imprint()
-        .args(["list", "--output", "json"])
-        .output()
-        .expect("imprint list");
+    let list = lab.says(&["list", "--output", "json"]);
     let listed = String::from_utf8_lossy(&list.stdout);
     assert!(
         !listed.contains("bad"),
@@ -78,7 +67,7 @@ fn shards_without_one(dir: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_run_is_refused_before_anything_is_stored() {
     let lab = Lab::start().await;
-    let good = small("bad", MODEL, ONCE);
+    let good = small("bad", TINY, ONCE);
 
     refused(
         &lab,
@@ -183,15 +172,9 @@ async fn a_corpus_that_looks_wrong_is_warned_of() {
     let lab = Lab::start().await;
     let corpus = [5, 0].repeat(200_000);
     std::fs::write(lab.dir().join("endless.u16"), corpus).expect("write a corpus");
-    let endless = small("endless", MODEL, ONCE).replace("corpus.u16", "endless.u16");
-    let file = lab.dir().join("endless.toml");
-    std::fs::write(&file, endless).expect("write the experiment");
-    let out = lab
-        .imprint()
-        .args(["submit", "--dry-run"])
-        .arg(file)
-        .output()
-        .expect("run imprint submit");
+    let endless = small("endless", TINY, ONCE).replace("corpus.u16", "endless.u16");
+    std::fs::write(lab.dir().join("endless.toml"), endless).expect("write the experiment");
+    let out = lab.says(&["submit", "--dry-run", "endless.toml"]);
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{said}");
     let warnings: Vec<&str> = said
@@ -209,7 +192,7 @@ async fn a_run_that_fails_says_why() {
     // Nothing is injected and little is read, so that it is the loss that tells.
     let diverging = small(
         "diverges",
-        MODEL,
+        TINY,
         &(ONCE.replace("1e-3", "1e30")
             + "\n[probing.reading_steps]\ndense_after_last_injection = 0\nthen_every = 30"),
     )
@@ -226,18 +209,10 @@ async fn a_run_that_fails_says_why() {
         runs[0].attempts, 1,
         "what cannot succeed is not tried again"
     );
-    let status = lab
-        .imprint()
-        .args(["status", "diverges"])
-        .output()
-        .expect("imprint status");
+    let status = lab.says(&["status", "diverges"]);
     let said = String::from_utf8_lossy(&status.stdout);
     assert!(said.contains("failed"), "{said}");
-    let waited = lab
-        .imprint()
-        .args(["submit", "--wait", "bad.toml"])
-        .output()
-        .expect("submit");
+    let waited = lab.says(&["submit", "--wait", "bad.toml"]);
     assert_eq!(
         waited.status.code(),
         Some(2),
@@ -248,10 +223,9 @@ async fn a_run_that_fails_says_why() {
 #[test]
 fn services_that_are_down_are_one_line() {
     let nobody = format!("http://127.0.0.1:{}", imprint_testkit::free_port());
-    let out = Command::new(imprint_testkit::bin("imprint"))
-        .args(["--orchestrator", &nobody, "list"])
-        .output()
-        .expect("run imprint list");
+    let mut list = Command::new(imprint_testkit::bin("imprint"));
+    list.args(["--orchestrator", &nobody, "list"]);
+    let out = imprint_testkit::output(&mut list, ANSWER_WITHIN);
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{said}");
     assert!(

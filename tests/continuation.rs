@@ -4,17 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use imprint_e2e::{Lab, StoredReading, experiment};
+use imprint_e2e::{Lab, SMALL, StoredReading, THRICE, experiment, succeeds, write_world};
 use imprint_testkit::bin;
-use imprint_world::{World, WorldConfig};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(240);
-const MODEL: &str = "init = { hidden_size = 32, intermediate_size = 80, num_hidden_layers = 2, \
-                     num_attention_heads = 4, tie_word_embeddings = true }";
 
 /// A run with everything that could be forgotten: uneven micro-batches, a schedule that moves at
 /// every step, a clip that changes in mid-run, injections.
@@ -23,14 +20,13 @@ fn moving(name: &str, n_updates: u32, save_every: u32) -> String {
     experiment(
         name,
         "scenarios = ['paraphrase']\nbatch_sizes = [8]",
-        &format!("name = 'scratch'\n{MODEL}"),
+        SMALL,
         &format!(
             "[training]\nsteps = {n_updates}\nmicro_batch_rows = 3\n\
              learning_rate = {{ kind = 'cosine', peak = 7e-3, warmup_steps = 10, \
                                 max_tokens = {max_tokens} }}\n\
              [training.optimizer]\nclip_warmup = {{ factor = 10, steps = 60 }}\n\
-             [injection]\nstart = 5\nevery = 20\ncount = 3\nstagger = {{ groups = 5, every = 4 }}\n\
-             [saving]\nevery = {save_every}\nkeep_last = 3\n"
+             {THRICE}[saving]\nevery = {save_every}\nkeep_last = 3\n"
         ),
     )
 }
@@ -295,7 +291,7 @@ async fn runs_start_from_very_early_states() {
     let parent = experiment(
         "pre",
         "scenarios = ['none']\nbatch_sizes = [8]",
-        &format!("name = 'scratch'\n{MODEL}"),
+        SMALL,
         &format!(
             "[training]\nsteps = 10\nlearning_rate = {table}\n\
              [saving]\nkeep = {{ powers_of_two_up_to = 8 }}\n"
@@ -384,22 +380,14 @@ async fn runs_start_from_very_early_states() {
 #[test]
 fn rows_are_the_same_however_a_batch_is_cut() {
     let dir = tempfile::tempdir().expect("make a directory");
-    World::generate(WorldConfig::ci())
-        .and_then(|world| world.write(dir.path()))
-        .expect("write a world");
+    write_world(dir.path());
     let inspect = |file: &str, step: &str| {
         std::fs::write(dir.path().join("cut.toml"), file).expect("write the experiment");
-        let out = std::process::Command::new(bin("imprint-trainer"))
-            .current_dir(dir.path())
-            .args(["inspect", "cut.toml", "--all", "--step", step])
-            .output()
-            .expect("run the trainer");
-        assert!(
-            out.status.success(),
-            "{}",
-            String::from_utf8_lossy(&out.stderr)
-        );
-        out.stdout
+        succeeds(
+            std::process::Command::new(bin("imprint-trainer"))
+                .current_dir(dir.path())
+                .args(["inspect", "cut.toml", "--all", "--step", step]),
+        )
     };
     let whole = moving("cut", 100, 50);
     for step in ["5", "6", "45"] {

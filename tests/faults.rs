@@ -11,6 +11,7 @@ mod plan;
 #[path = "faults/rig.rs"]
 mod rig;
 
+use plan::{KINDS, Kind};
 use rig::Rig;
 
 const SEED: u64 = 20_240_617;
@@ -22,11 +23,19 @@ fn seed() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_doubled_or_mixed_under_faults() {
-    Rig::start(seed()).await.suffer(plan::KINDS.len()).await;
+    let suffered = Rig::start(seed()).await.suffer(KINDS.len()).await;
+    // So many faults take a whole deck, but some kinds find nothing to harm.
+    let missing = suffered.missing();
+    assert!(!missing.iter().any(|k| k.never_misses()), "{missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: `cargo xtask soak` runs it"]
 async fn nothing_is_lost_doubled_or_mixed_under_hundreds_of_faults() {
-    Rig::start(seed()).await.suffer(240).await;
+    let suffered = Rig::start(seed()).await.suffer(240).await;
+    let mut missing = suffered.missing();
+    missing.retain(|&k| k != Kind::FillDatabase || suffered.has_small_disk);
+    assert!(missing.is_empty(), "{missing:?} never happened");
+    assert!(suffered.n_full_spools > 0, "no write to a spool failed");
+    assert!(suffered.found.n_superseded > 0, "nothing was superseded");
 }

@@ -2,27 +2,38 @@
 
 pub mod simulated;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use imprint_proto::Channel;
 use imprint_proto::pb::{
     self, RunState, metrics_client::MetricsClient, orchestrator_client::OrchestratorClient,
 };
-use imprint_testkit::{ChildGuard, Proxy, TestDb, bin, free_port, wait_until};
+use imprint_testkit::{ChildGuard, Home, Proxy, TestDb, bin, free_port, output, wait_until};
 use imprint_world::{World, WorldConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::time::timeout;
 
 /// How long a service may take to answer after its process was started.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long whatever starts trainers may take to end with them.
+pub const STOP_WITHIN: Duration = Duration::from_secs(40);
+
+/// How long the client program may take: it may wait for runs.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(600);
+
 /// Postgres, a metrics service and an orchestrator, each in a process of its own, and the files of
 /// a small synthetic world.
 pub struct Lab {
+    // They end in this order.
+    orchestrator: Option<ChildGuard>,
+    metrics: Option<ChildGuard>,
+    home: Home,
     pub db: TestDb,
-    dir: tempfile::TempDir,
     metrics_port: u16,
     orchestrator_port: u16,
     n_slots: u32,
@@ -31,8 +42,6 @@ pub struct Lab {
     trainer: PathBuf,
     /// What services, and the trainers they start, find in their environment.
     env: Vec<(&'static str, PathBuf)>,
-    metrics: Option<ChildGuard>,
-    orchestrator: Option<ChildGuard>,
 }
 
 /// One stored reading, bit by bit.
@@ -71,9 +80,7 @@ impl Lab {
     pub async fn start_with_slots(n_slots: u32) -> Self {
         let mut lab = Self::new(TestDb::start_durable().await, bin("imprint-trainer"));
         lab.n_slots = n_slots;
-        World::generate(WorldConfig::ci())
-            .and_then(|world| world.write(lab.dir()))
-            .expect("write a world");
+        write_world(lab.dir());
         lab.start_metrics().await;
         lab.start_orchestrator().await;
         lab
@@ -83,19 +90,16 @@ impl Lab {
     pub fn new(db: TestDb, trainer: PathBuf) -> Self {
         let metrics_port = free_port();
         Self {
+            orchestrator: None,
+            metrics: None,
+            home: Home::new(),
             db,
-            dir: tempfile::Builder::new()
-                .prefix("imprint-e2e-")
-                .tempdir()
-                .expect("make a directory"),
             metrics_port,
             orchestrator_port: free_port(),
             n_slots: 2,
             delivery_port: metrics_port,
             trainer,
             env: Vec::new(),
-            metrics: None,
-            orchestrator: None,
         }
     }
 
@@ -113,7 +117,7 @@ impl Lab {
 
     /// Where the world's files and those of the runs are.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.home.path()
     }
 
     pub fn orchestrator_address(&self) -> String {
@@ -127,7 +131,7 @@ impl Lab {
             .current_dir(self.dir())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("DATABASE_URL", &self.db.url)
-            .env("IMPRINT_DATA_DIR", self.dir().join("data"))
+            .env("IMPRINT_DATA_DIR", self.home.data_dir())
             .env("IMPRINT_CACHE_DIR", self.dir().join("cache"))
             .env(
                 "IMPRINT_METRICS",
@@ -140,6 +144,12 @@ impl Lab {
         command
     }
 
+    /// What the client program answers.
+    #[track_caller]
+    pub fn says(&self, arguments: &[&str]) -> Output {
+        output(self.imprint().args(arguments), ANSWER_WITHIN)
+    }
+
     pub async fn start_metrics(&mut self) {
         self.spawn_metrics();
         answers(&format!("http://127.0.0.1:{}", self.metrics_port)).await;
@@ -147,7 +157,7 @@ impl Lab {
 
     fn spawn_metrics(&mut self) {
         let listen = format!("127.0.0.1:{}", self.metrics_port);
-        self.metrics = Some(self.serve("metrics", &["--listen", &listen]));
+        self.metrics = Some(self.serve("metrics", &["--listen", &listen], Duration::ZERO));
     }
 
     pub async fn start_orchestrator(&mut self) {
@@ -162,6 +172,7 @@ impl Lab {
         self.orchestrator = Some(self.serve(
             "orchestrator",
             &["--listen", &listen, "--slots", &slots, "--trainer", trainer],
+            STOP_WITHIN,
         ));
     }
 
@@ -185,19 +196,16 @@ impl Lab {
         self.metrics.as_ref()
     }
 
-    fn serve(&self, role: &str, arguments: &[&str]) -> ChildGuard {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir().join(format!("{role}.log")))
-            .expect("open a log");
-        ChildGuard::spawn(
+    fn serve(&self, role: &str, arguments: &[&str], patience: Duration) -> ChildGuard {
+        let log = log(&self.dir().join(format!("{role}.log")));
+        ChildGuard::spawn_patiently(
             self.imprint()
                 .args(["serve", role])
                 .args(arguments)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("share the log"))
                 .stderr(log),
+            patience,
         )
     }
 
@@ -209,7 +217,9 @@ impl Lab {
 
     /// Kills the orchestrator with SIGKILL.
     pub fn kill_orchestrator(&mut self) {
-        self.orchestrator = None;
+        if let Some(mut orchestrator) = self.orchestrator.take() {
+            orchestrator.kill();
+        }
     }
 
     pub async fn client(&self) -> OrchestratorClient<Channel> {
@@ -230,10 +240,10 @@ impl Lab {
             base_dir: self.dir().display().to_string(),
             dry_run: false,
         };
-        self.client()
-            .await
-            .submit_experiment(request)
-            .await
+        let mut client = self.client().await;
+        let submitted = timeout(ANSWER_WITHIN, client.submit_experiment(request)).await;
+        submitted
+            .expect("the orchestrator answers")
             .map(tonic::Response::into_inner)
     }
 
@@ -246,7 +256,9 @@ impl Lab {
         let request = pb::VerifyRunRequest {
             run: label.to_owned(),
         };
-        let verified = MetricsClient::new(channel).verify_run(request).await;
+        let mut client = MetricsClient::new(channel);
+        let verified = timeout(ANSWER_WITHIN, client.verify_run(request)).await;
+        let verified = verified.expect("the metrics service answers");
         verified.expect("verify a run").into_inner()
     }
 
@@ -268,7 +280,7 @@ impl Lab {
             }
             last
         };
-        tokio::time::timeout(limit, watching)
+        timeout(limit, watching)
             .await
             .unwrap_or_else(|_| panic!("{experiment} did not end within {limit:?}"))
     }
@@ -402,16 +414,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // Asked to stop, the orchestrator stops its trainers; killed, it would leave them behind.
-        if let Some(orchestrator) = &mut self.orchestrator {
-            orchestrator.signal(Signal::SIGTERM);
-            let deadline = std::time::Instant::now() + Duration::from_secs(20);
-            while matches!(orchestrator.child().try_wait(), Ok(None))
-                && std::time::Instant::now() < deadline
-            {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
+        // Asked to stop, it stops its trainers; those of a killed one end with their home.
+        self.orchestrator = None;
         if std::thread::panicking() {
             for role in ["metrics", "orchestrator"] {
                 let log = std::fs::read_to_string(self.dir().join(format!("{role}.log")));
@@ -419,6 +423,79 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+/// Somebody with one machine, a small synthetic world, and the database that `imprint up` brings.
+pub struct User(Home);
+
+impl User {
+    #[expect(clippy::new_without_default, reason = "it makes a directory")]
+    pub fn new() -> Self {
+        let home = Home::new();
+        write_world(home.path());
+        Self(home)
+    }
+
+    /// Where the user works.
+    pub fn dir(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn imprint(&self) -> Command {
+        let mut command = Command::new(bin("imprint"));
+        command
+            .current_dir(self.dir())
+            .env_remove("DATABASE_URL")
+            .env_remove("RUST_LOG")
+            .env("IMPRINT_DATA_DIR", self.0.data_dir());
+        command
+    }
+
+    #[track_caller]
+    pub fn says(&self, arguments: &[&str]) -> Output {
+        output(self.imprint().args(arguments), ANSWER_WITHIN)
+    }
+
+    /// What a command prints that ends well.
+    #[track_caller]
+    pub fn prints(&self, arguments: &[&str]) -> String {
+        succeeds(self.imprint().args(arguments))
+    }
+
+    /// `imprint up`, once it serves; it prints to `up.out` and logs to `up.log`.
+    pub async fn up(&self, arguments: &[&str]) -> ChildGuard {
+        let open = |name| log(&self.dir().join(name));
+        let up = ChildGuard::spawn_patiently(
+            self.imprint()
+                .arg("up")
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(open("up.out"))
+                .stderr(open("up.log")),
+            STOP_WITHIN,
+        );
+        wait_until(Duration::from_secs(60), "imprint up serves", || async {
+            self.says(&["list"]).status.success()
+        })
+        .await;
+        up
+    }
+}
+
+/// What a program prints that ends well.
+#[track_caller]
+pub fn succeeds(command: &mut Command) -> String {
+    let out = output(command, ANSWER_WITHIN);
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr),
+    );
+    assert!(
+        out.status.success(),
+        "{command:?}: {}\n{stdout}\n{stderr}",
+        out.status
+    );
+    stdout.into_owned()
 }
 
 /// Waits until a service answers.
@@ -429,9 +506,49 @@ async fn answers(url: &str) {
     .await;
 }
 
-/// An experiment over the world of [`Lab`], from `[training]` on.
+/// Writes the files of a small synthetic world.
+pub fn write_world(dir: &Path) {
+    World::generate(WorldConfig::ci())
+        .and_then(|world| world.write(dir))
+        .expect("write a world");
+}
+
+/// A file to whose end a program writes what it says.
+pub fn log(path: &Path) -> File {
+    let mut options = File::options();
+    options
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("open a log")
+}
+
+/// The smallest model there is, of random weights.
+pub const TINY: &str = "name = 'scratch'\n\
+    init = { hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, \
+             num_attention_heads = 2, tie_word_embeddings = true }";
+
+/// A model of random weights with enough room to learn.
+pub const SMALL: &str = "name = 'scratch'\n\
+    init = { hidden_size = 32, intermediate_size = 80, num_hidden_layers = 2, \
+             num_attention_heads = 4, tie_word_embeddings = true }";
+
+/// Three exposures of each fact, a few facts at a time.
+pub const THRICE: &str = "[injection]\nstart = 5\nevery = 20\ncount = 3\n\
+    stagger = { groups = 5, every = 4 }\n";
+
+/// The table `[training]` of so many updates, at a rate that moves small models.
+pub fn training(n_updates: usize) -> String {
+    format!(
+        "[training]\nsteps = {n_updates}\n\
+         learning_rate = {{ kind = 'constant', peak = 5e-3, warmup_steps = 5 }}\n"
+    )
+}
+
+/// An experiment over the world of [`write_world`].
 ///
-/// `head` gives `scenarios`, `batch_sizes` and what else comes before the tables.
+/// `head` gives `scenarios`, `batch_sizes` and what else comes before the tables; `rest` comes from
+/// `[training]` on.
 pub fn experiment(name: &str, head: &str, checkpoint: &str, rest: &str) -> String {
     format!(
         r#"

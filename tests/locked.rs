@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use imprint_e2e::experiment;
-use imprint_testkit::{Authority, Certificate, ChildGuard, TestDb, bin, free_port, wait_until};
-use imprint_world::{World, WorldConfig};
+use imprint_e2e::{ANSWER_WITHIN, STOP_WITHIN, TINY, experiment, log, training, write_world};
+use imprint_testkit::{
+    Authority, Certificate, ChildGuard, Home, TestDb, bin, free_port, output, wait_until,
+};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 struct Locked {
+    // They end in this order.
+    home: Home,
     db: TestDb,
-    dir: tempfile::TempDir,
     authority: Authority,
     server: Certificate,
     client: Certificate,
@@ -26,33 +28,31 @@ struct Locked {
 
 impl Locked {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("make a directory");
-        World::generate(WorldConfig::ci())
-            .and_then(|world| world.write(dir.path()))
-            .expect("write a world");
-        let authority = Authority::new(dir.path(), "authority");
+        let home = Home::new();
+        write_world(home.path());
+        let authority = Authority::new(home.path(), "authority");
         Self {
             db: TestDb::start().await,
             server: authority.issue("server"),
             client: authority.issue("client"),
             authority,
-            dir,
+            home,
             metrics_port: free_port(),
             orchestrator_port: free_port(),
         }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.home.path().join(name)
     }
 
     /// A command of somebody who has a certificate.
     fn imprint(&self) -> Command {
         let mut command = Command::new(bin("imprint"));
         command
-            .current_dir(self.dir.path())
+            .current_dir(self.home.path())
             .env("DATABASE_URL", &self.db.url)
-            .env("IMPRINT_DATA_DIR", self.path("data"))
+            .env("IMPRINT_DATA_DIR", self.home.data_dir())
             .env(
                 "IMPRINT_METRICS",
                 format!("https://127.0.0.1:{}", self.metrics_port),
@@ -67,12 +67,13 @@ impl Locked {
         command
     }
 
+    #[track_caller]
     fn says(&self, token: Option<&str>, arguments: &[&str]) -> Output {
         let mut command = self.imprint();
         if let Some(name) = token {
             command.env("IMPRINT_TOKEN_FILE", self.path(name));
         }
-        command.args(arguments).output().expect("run imprint")
+        output(command.args(arguments), ANSWER_WITHIN)
     }
 
     #[track_caller]
@@ -84,8 +85,8 @@ impl Locked {
     }
 
     fn serve(&self, role: &str, port: u16, more: &[&str]) -> ChildGuard {
-        let log = fs::File::create(self.path(&format!("{role}.log"))).expect("open a log");
-        ChildGuard::spawn(
+        let log = log(&self.path(&format!("{role}.log")));
+        ChildGuard::spawn_patiently(
             self.imprint()
                 .args(["serve", role, "--tokens", "--listen"])
                 .arg(format!("127.0.0.1:{port}"))
@@ -97,24 +98,35 @@ impl Locked {
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("share the log"))
                 .stderr(log),
+            STOP_WITHIN,
         )
     }
 
-    /// Everything that any process has said.
-    fn logs(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let mut logs = Vec::new();
-        let mut look_in = vec![self.dir.path().to_owned()];
+    /// Everything that lies on the disk.
+    fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = Vec::new();
+        let mut look_in = vec![self.home.path().to_owned()];
         while let Some(dir) = look_in.pop() {
             for entry in fs::read_dir(dir).expect("list a directory") {
                 let path = entry.expect("list a directory").path();
                 if path.is_dir() {
                     look_in.push(path);
-                } else if path.extension().is_some_and(|e| e == "log") {
-                    logs.push((path.clone(), fs::read(&path).expect("read a log")));
+                } else {
+                    let bytes = fs::read(&path).expect("read a file");
+                    files.push((path, bytes));
                 }
             }
         }
-        logs
+        files
+    }
+
+    /// The arguments and the environment of every process, which others on the machine may see.
+    fn processes(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let pids = self.home.pids().into_iter();
+        pids.flat_map(|pid| ["cmdline", "environ"].map(|what| format!("/proc/{pid}/{what}").into()))
+            // It may have ended this very moment.
+            .filter_map(|path: PathBuf| fs::read(&path).ok().map(|bytes| (path, bytes)))
+            .collect()
     }
 }
 
@@ -138,7 +150,7 @@ fn secret(path: &Path) -> String {
 async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
     let lab = Locked::new().await;
     let trainer = bin("imprint-trainer");
-    let orchestrator = lab.serve(
+    let mut orchestrator = lab.serve(
         "orchestrator",
         lab.orchestrator_port,
         &[
@@ -153,7 +165,7 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
         lab.path("data/token-key.pem.pub").exists()
     })
     .await;
-    let metrics = lab.serve("metrics", lab.metrics_port, &[]);
+    let mut metrics = lab.serve("metrics", lab.metrics_port, &[]);
 
     lab.prints(None, &["token", "create", "anna", "--out", "anna.token"]);
     lab.prints(
@@ -191,11 +203,10 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
     let toml = experiment(
         "locked",
         "scenarios = ['duplication']\nbatch_sizes = [8]",
-        "name = 'scratch'\ninit = { hidden_size = 16, intermediate_size = 32, \
-         num_hidden_layers = 1, num_attention_heads = 2 }",
-        "[training]\nsteps = 40\nlearning_rate = { kind = 'constant', peak = 5e-3, \
-         warmup_steps = 5 }\n[injection]\nstart = 5\nevery = 10\ncount = 2\nstagger = { groups = 5, every = 2 }\n\
-         [saving]\nevery = 20",
+        TINY,
+        &(training(40)
+            + "[injection]\nstart = 5\nevery = 10\ncount = 2\nstagger = { groups = 5, every = 2 }\n\
+               [saving]\nevery = 20"),
     );
     fs::write(lab.path("locked.toml"), toml).expect("write an experiment");
     for (token, said) in [
@@ -213,36 +224,71 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
     assert!(stderr.contains("chmod 600"), "{stderr}");
     fs::set_permissions(lab.path("ben.token"), fs::Permissions::from_mode(0o600)).expect("chmod");
 
+    lab.prints(Some("anna.token"), &["submit", "locked.toml"]);
+    let mut in_view = Vec::new();
+    wait_until(LIMIT, "a trainer runs", || {
+        in_view = lab.processes();
+        let runs = in_view.iter().any(|(_, bytes)| contains(bytes, "--run-id"));
+        async move { runs }
+    })
+    .await;
     lab.prints(Some("anna.token"), &["submit", "locked.toml", "--wait"]);
     let run = "locked/scratch-duplication-b8-s0";
     let verified = lab.prints(Some("ben.token"), &["verify", run]);
-    assert!(verified.contains("41"), "{verified}");
+    let row = verified.lines().find(|line| line.starts_with(run));
+    let row: Vec<&str> = row.unwrap_or_default().split_whitespace().collect();
+    // Expected, stored, missing, damaged, superseded; the same of the updates.
+    let readings = ["41", "41", "none", "none", "0"];
+    let whole = [&readings[..], &["40", "40", "none", "clean"]].concat();
+    assert!(row.ends_with(&whole), "{verified}");
     lab.prints(None, &["token", "revoke", "ben"]);
     let refused = lab.says(Some("ben.token"), &["verify", run]);
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert!(stderr.contains("revoked"), "{stderr}");
 
-    orchestrator.signal(Signal::SIGTERM);
-    metrics.signal(Signal::SIGTERM);
-    let run_token = secret(&lab.path("data/runs/1/token"));
-    let key = secret(&lab.path("data/token-key.pem"));
-    let key_line = key.lines().nth(1).expect("a key has a line").to_owned();
-    let anna = secret(&lab.path("anna.token"));
-    let logs = lab.logs();
-    assert!(logs.len() >= 3, "a log of each program");
-    for (path, log) in &logs {
-        let has = |text: &str| contains(log, text);
+    for service in [&mut orchestrator, &mut metrics] {
+        service.signal(Signal::SIGTERM);
         assert!(
-            contains(log, "TRACE") || contains(log, "INFO"),
-            "{} says nothing",
-            path.display()
+            service.wait(STOP_WITHIN).is_some(),
+            "a service does not end"
         );
-        for token in [&run_token, &key_line, &anna, &shown] {
-            assert!(!has(token), "a secret is in {}", path.display());
+    }
+    let places = [
+        "data/runs/1/token",
+        "data/token-key.pem",
+        "anna.token",
+        "ben.token",
+    ];
+    let places = places.map(|name| lab.path(name));
+    let [run_token, key, anna, ben] = places.each_ref().map(|path| secret(path));
+    let key_line = key.lines().nth(1).expect("a key has a line");
+    // The last two are in any signed token, attempts' too, and in what any user sends.
+    let secrets = [
+        &run_token,
+        key_line,
+        &anna,
+        &ben,
+        &shown,
+        "imprint-run.",
+        "Bearer imprint",
+    ];
+    let files = lab.files();
+    let is_log = |path: &Path| path.extension().is_some_and(|e| e == "log");
+    let logs = files.iter().filter(|(path, _)| is_log(path));
+    assert!(logs.clone().count() >= 3, "a log of each program");
+    for (path, log) in logs {
+        let says_something = contains(log, "TRACE") || contains(log, "INFO");
+        assert!(says_something, "{} says nothing", path.display());
+    }
+    let elsewhere = files.iter().filter(|(path, _)| !places.contains(path));
+    for (path, bytes) in elsewhere.chain(&in_view) {
+        for secret in secrets {
+            assert!(
+                !contains(bytes, secret),
+                "a secret is in {}",
+                path.display()
+            );
         }
-        // Any signed token, attempts' too, and any user's.
-        assert!(!has("imprint-run."), "a token is in {}", path.display());
-        assert!(!has("Bearer imprint"), "a token is in {}", path.display());
     }
 }
 
@@ -250,12 +296,8 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
 async fn no_service_listens_beyond_this_machine_unlocked() {
     let lab = Locked::new().await;
     let unlocked = |arguments: &[&str]| {
-        let out = lab
-            .imprint()
-            .args(["serve", "metrics", "--listen", "0.0.0.0:0"])
-            .args(arguments)
-            .output()
-            .expect("run imprint");
+        let serve = ["serve", "metrics", "--listen", "0.0.0.0:0"];
+        let out = lab.says(None, &[&serve, arguments].concat());
         (
             out.status.code(),
             String::from_utf8_lossy(&out.stderr).into_owned(),
@@ -265,13 +307,13 @@ async fn no_service_listens_beyond_this_machine_unlocked() {
     let (code, stderr) = unlocked(&[]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("token-key.pem.pub"), "{stderr}");
-    let orchestrator = Command::new(bin("imprint"))
+    let mut command = Command::new(bin("imprint"));
+    command
         .env("DATABASE_URL", &lab.db.url)
-        .env("IMPRINT_DATA_DIR", lab.path("data"))
+        .env("IMPRINT_DATA_DIR", lab.home.data_dir())
         .env("IMPRINT_TRAINER", "/bin/true")
-        .args(["serve", "orchestrator", "--listen", "0.0.0.0:0"])
-        .output()
-        .expect("run imprint");
+        .args(["serve", "orchestrator", "--listen", "0.0.0.0:0"]);
+    let orchestrator = output(&mut command, ANSWER_WITHIN);
     let stderr = String::from_utf8_lossy(&orchestrator.stderr);
     assert_eq!(orchestrator.status.code(), Some(2), "{stderr}");
     assert!(

@@ -1,105 +1,23 @@
 //! The main job as a user does it: `imprint up`, `submit`, `status`, `results`, `figure`, `verify`,
 //! `sql`, with a database that `imprint` brings itself.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use imprint_e2e::experiment;
-use imprint_testkit::{ChildGuard, bin, wait_until};
-use imprint_world::{World, WorldConfig};
+use imprint_e2e::{STOP_WITHIN, User, experiment, training};
+use imprint_testkit::{ChildGuard, wait_until};
 use nix::sys::signal::Signal;
 
-struct User<'a>(&'a Path);
-
-impl User<'_> {
-    fn imprint(&self) -> Command {
-        let mut command = Command::new(bin("imprint"));
-        command
-            .current_dir(self.0)
-            .env_remove("DATABASE_URL")
-            .env("IMPRINT_DATA_DIR", self.0.join("data"));
-        command
-    }
-
-    fn says(&self, arguments: &[&str]) -> Output {
-        self.imprint()
-            .args(arguments)
-            .output()
-            .expect("run imprint")
-    }
-
-    /// What a command prints that ends well.
-    #[track_caller]
-    fn prints(&self, arguments: &[&str]) -> String {
-        let out = self.says(arguments);
-        let stderr = String::from_utf8_lossy(&out.stderr);
-        assert!(
-            out.status.success(),
-            "imprint {arguments:?}: {}\n{stderr}",
-            out.status
-        );
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
-}
-
-fn up(user: &User) -> ChildGuard {
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(user.0.join("up.log"))
-        .expect("open a log");
-    ChildGuard::spawn(
-        user.imprint()
-            .args(["up", "--slots", "2"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("share the log"))
-            .stderr(log),
-    )
-}
-
-async fn is_up(user: &User<'_>) {
-    wait_until(Duration::from_secs(60), "imprint up serves", || async {
-        user.says(&["list"]).status.success()
-    })
-    .await;
-}
-
-async fn goes_down(mut up: ChildGuard) {
+fn goes_down(mut up: ChildGuard) {
     up.signal(Signal::SIGTERM);
-    let deadline = std::time::Instant::now() + Duration::from_secs(40);
-    loop {
-        if let Some(status) = up.child().try_wait().expect("look at imprint up") {
-            assert!(status.success(), "imprint up ended with {status}");
-            return;
-        }
-        assert!(
-            std::time::Instant::now() < deadline,
-            "imprint up does not end"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let status = up.wait(STOP_WITHIN).expect("imprint up ends");
+    assert!(status.success(), "imprint up ended with {status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_end_to_end() {
-    let dir = tempfile::Builder::new()
-        .prefix("imprint-user-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .tempdir()
-        .expect("make a directory");
-    let user = User(dir.path());
-    World::generate(WorldConfig::ci())
-        .and_then(|w| w.write(dir.path()))
-        .expect("write a world");
+    let user = User::new();
     let model = "name = 'scratch'\ninit = { hidden_size = 32, intermediate_size = 80, \
                  num_hidden_layers = 1, num_attention_heads = 4, tie_word_embeddings = true }";
-    let training = |steps: u32| {
-        format!(
-            "[training]\nsteps = {steps}\n\
-             learning_rate = {{ kind = 'constant', peak = 5e-3, warmup_steps = 5 }}\n"
-        )
-    };
     let pre = experiment(
         "pre",
         "scenarios = ['none']\nbatch_sizes = [8]",
@@ -116,11 +34,10 @@ async fn the_main_job_end_to_end() {
             + "[injection]\nstart = 2\nevery = 10\ncount = 2\n\
                stagger = { groups = 10, every = 1 }\n[probing]\nswap = true"),
     );
-    std::fs::write(dir.path().join("pre.toml"), pre).expect("write");
-    std::fs::write(dir.path().join("shown.toml"), shown).expect("write");
+    std::fs::write(user.dir().join("pre.toml"), pre).expect("write");
+    std::fs::write(user.dir().join("shown.toml"), shown).expect("write");
 
-    let running = up(&user);
-    is_up(&user).await;
+    let running = user.up(&["--slots", "2"]).await;
     let missing_parent = user.says(&["submit", "shown.toml", "--dry-run"]);
     assert_eq!(
         missing_parent.status.code(),
@@ -159,14 +76,16 @@ async fn the_main_job_end_to_end() {
             == 1 + 8 * 3
     );
     // Fits are kept by themselves soon after, and for other spans on request.
-    let analysed = "select 'analysed: ' || count(*) from imprint.run_summary
+    // By both presets.
+    let analysed = "select 'analysed: ' || count(*) from imprint.analysis
+                    join imprint.run_summary using (run_id)
                     where experiment = 'shown' and analysis = 'current'";
     wait_until(
         Duration::from_secs(120),
         "the runs are analysed",
         || async {
             user.prints(&["sql", "-c", analysed])
-                .contains("analysed: 8")
+                .contains("analysed: 16")
         },
     )
     .await;
@@ -180,7 +99,7 @@ async fn the_main_job_end_to_end() {
     );
     user.prints(&["figure", "shown", "--out", "figures"]);
     for extension in ["svg", "png", "csv"] {
-        let n = std::fs::read_dir(dir.path().join("figures"))
+        let n = std::fs::read_dir(user.dir().join("figures"))
             .expect("figures")
             .filter(|f| {
                 f.as_ref()
@@ -201,7 +120,7 @@ async fn the_main_job_end_to_end() {
     );
 
     // Everything is there again after a restart.
-    goes_down(running).await;
+    goes_down(running);
     let down = user.says(&["status", "shown"]);
     assert_eq!(
         down.status.code(),
@@ -209,8 +128,7 @@ async fn the_main_job_end_to_end() {
         "{}",
         String::from_utf8_lossy(&down.stderr)
     );
-    let running = up(&user);
-    is_up(&user).await;
+    let running = user.up(&["--slots", "2"]).await;
     user.prints(&["verify", "shown"]);
-    goes_down(running).await;
+    goes_down(running);
 }

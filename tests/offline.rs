@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use imprint_e2e::{Lab, experiment};
-use imprint_testkit::{ChildGuard, bin};
+use imprint_e2e::{Lab, SMALL, THRICE, experiment, training};
+use imprint_testkit::{ChildGuard, bin, output};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(240);
@@ -16,14 +16,8 @@ fn toml(name: &str) -> String {
     experiment(
         name,
         "scenarios = ['paraphrase']\nbatch_sizes = [8]",
-        "name = 'scratch'\ninit = { hidden_size = 32, intermediate_size = 80, \
-         num_hidden_layers = 2, num_attention_heads = 4, tie_word_embeddings = true }",
-        &format!(
-            "[training]\nsteps = {N_UPDATES}\n\
-             learning_rate = {{ kind = 'constant', peak = 5e-3, warmup_steps = 10 }}\n\
-             [injection]\nstart = 5\nevery = 20\ncount = 3\n\
-             stagger = {{ groups = 5, every = 4 }}\n[saving]\nevery = 20"
-        ),
+        SMALL,
+        &(training(N_UPDATES) + THRICE + "[saving]\nevery = 20"),
     )
 }
 
@@ -37,7 +31,7 @@ fn lines(output: &Output) -> String {
 
 /// Runs the client and returns what it said.
 fn imprint(lab: &Lab, arguments: &[&str]) -> Result<String, String> {
-    let output = lab.imprint().args(arguments).output().expect("run imprint");
+    let output = lab.says(arguments);
     match output.status.success() {
         true => Ok(lines(&output)),
         false => Err(lines(&output)),
@@ -66,10 +60,7 @@ async fn an_offline_run_is_imported_bit_for_bit() {
     };
     let ticket = take("first").expect("take the run");
     let refused = take("second").expect_err("it is taken already");
-    assert!(
-        refused.contains("is taken offline by attempt 1"),
-        "{refused}"
-    );
+    assert!(refused.contains("is running: attempt 1"), "{refused}");
     assert!(!lab.dir().join("second").exists());
 
     // The first trainer is killed half-way, with nobody there to hear of anything it did.
@@ -91,7 +82,8 @@ async fn an_offline_run_is_imported_bit_for_bit() {
     lab.start_metrics().await;
     lab.start_orchestrator().await;
     let imported = imprint(&lab, &["import", spool]).expect("import the first spool");
-    assert!(imported.contains("attempt 1"), "{imported}");
+    let what = format!("run {run_id}, attempt 1: ");
+    assert!(imported.starts_with(&what), "{imported}");
     assert!(lab.n_stored(run_id).await.expect("stored") >= 60);
 
     // The second goes on from its last state, to the end.
@@ -103,7 +95,7 @@ async fn an_offline_run_is_imported_bit_for_bit() {
     let ticket = take("third").expect("take the run again");
     lab.kill_metrics();
     lab.kill_orchestrator();
-    let output = trainer(&ticket).output().expect("run the trainer");
+    let output = output(&mut trainer(&ticket), LIMIT);
     assert!(output.status.success(), "{}", lines(&output));
     let n_states = std::fs::read_dir(attempts.join("2/states")).expect("list the states");
     assert_eq!(n_states.count(), 2, "the last two");
@@ -140,14 +132,60 @@ async fn a_run_that_is_taken_offline_can_be_cancelled() {
     imprint(&lab, &["cancel", "offline"]).expect("cancel the run");
     let runs = lab.wait("offline", Duration::from_secs(30)).await;
     assert_eq!(runs[0].state(), imprint_proto::pb::RunState::Cancelled);
-    let output = trainer(&ticket).output().expect("run the trainer");
+    let output = output(&mut trainer(&ticket), LIMIT);
     assert!(
         output.status.success(),
         "it cannot know: {}",
         lines(&output)
     );
-    let spool = lab.dir().join("data/runs").join("1/attempts/1");
+    let run_id = lab.run_id(RUN).await;
+    let spool = lab.dir().join(format!("data/runs/{run_id}/attempts/1"));
     let spool = spool.to_str().expect("a path of text");
     let refused = imprint(&lab, &["import", spool]).expect_err("nobody wants it any more");
-    assert!(refused.contains("attempt"), "{refused}");
+    let why = format!("attempt 1 of run {run_id} is not its current one");
+    assert!(refused.contains(&why), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_is_imported_when_its_time_is_over_too() {
+    let lab = Lab::start_with_slots(0).await;
+    lab.submit(&toml("offline")).await.expect("submit");
+    let run_id = lab.run_id(RUN).await;
+    let ticket = lab.dir().join("ticket");
+    let path = ticket.to_str().expect("a path of text");
+    imprint(&lab, &["take", RUN, "--hours", "1", "--ticket", path]).expect("take the run");
+    let other = lab.dir().join("other");
+    let other = other.to_str().expect("a path of text");
+    let again = ["take", RUN, "--hours", "1", "--ticket", other, "--force"];
+    let refused = imprint(&lab, &again).expect_err("its time is not over");
+    assert!(
+        refused.contains("is taken offline by attempt 1"),
+        "{refused}"
+    );
+    let output = output(&mut trainer(&ticket), LIMIT);
+    assert!(output.status.success(), "{}", lines(&output));
+
+    let pool = lab.pool().await;
+    let over = "update imprint.attempt set lease_until = now() where run_id = $1";
+    sqlx::query(over)
+        .bind(run_id)
+        .execute(&pool)
+        .await
+        .expect("let its time be over");
+    imprint_testkit::wait_until(LIMIT, "the orchestrator says so", || async {
+        let reason: String = sqlx::query_scalar("select reason from imprint.run where run_id = $1")
+            .bind(run_id)
+            .fetch_one(&pool)
+            .await
+            .expect("read why it waits");
+        reason.starts_with("its time offline is over, import its spool")
+    })
+    .await;
+    let spool = lab
+        .dir()
+        .join(format!("data/runs/{run_id}/attempts/1/spool"));
+    let spool = spool.to_str().expect("a path of text");
+    imprint(&lab, &["import", spool]).expect("import the spool");
+    lab.all_complete("offline", LIMIT).await;
+    assert_eq!(lab.n_attempts(run_id).await, 1);
 }

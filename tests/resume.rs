@@ -4,7 +4,7 @@
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use imprint_e2e::{Lab, StoredReading, experiment};
+use imprint_e2e::{Lab, SMALL, StoredReading, THRICE, experiment, training};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -16,14 +16,8 @@ fn resume_experiment() -> String {
     experiment(
         "resume",
         "scenarios = ['paraphrase']\nbatch_sizes = [8]",
-        "name = 'scratch'\ninit = { hidden_size = 32, intermediate_size = 80, \
-         num_hidden_layers = 2, num_attention_heads = 4, tie_word_embeddings = true }",
-        &format!(
-            "[training]\nsteps = {N_UPDATES}\n\
-             learning_rate = {{ kind = 'constant', peak = 5e-3, warmup_steps = 10 }}\n\
-             [injection]\nstart = 5\nevery = 20\ncount = 3\nstagger = {{ groups = 5, every = 4 }}\n\
-             [saving]\nevery = 25\n[probing]\nswap = true"
-        ),
+        SMALL,
+        &(training(N_UPDATES) + THRICE + "[saving]\nevery = 25\n[probing]\nswap = true"),
     )
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use imprint_core::{RunSpec, simulated as values};
 use imprint_e2e::simulated::{self, LogWriter};
-use imprint_proto::Channel;
 use imprint_proto::pb::{self, AttemptOutcome, attempts_client::AttemptsClient};
+use imprint_proto::{Channel, answer, is_passing};
 use imprint_spool::{
     Cursors, Delivery, DeliveryError, Record, ResumePoint, SpoolWriter, spool_dir,
 };
@@ -17,10 +17,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use tonic::{Code, Response, Status};
+use tonic::Code;
 
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
-const CALL_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 /// What a step takes.
 const STEP: Duration = Duration::from_millis(5);
@@ -106,7 +105,7 @@ async fn run(orchestrator: &str, run_id: i32) -> Result<ExitCode, Error> {
     };
     let client = &mut attempt.client;
     let deadline = Instant::now() + patience;
-    while let Err(status) = within(client.end_attempt(request.clone())).await {
+    while let Err(status) = answer("orchestrator", client.end_attempt(request.clone())).await {
         if !is_passing(&status) || Instant::now() > deadline {
             return Err(status.into());
         }
@@ -128,7 +127,7 @@ async fn begin(
     };
     let deadline = Instant::now() + BEGIN_WITHIN;
     loop {
-        match within(client.begin_attempt(request.clone())).await {
+        match answer("orchestrator", client.begin_attempt(request.clone())).await {
             Ok(begun) => return Ok(begun),
             Err(s) if is_passing(&s) && Instant::now() < deadline => sleep(PAUSE).await,
             Err(s) => return Err(s.into()),
@@ -335,7 +334,7 @@ async fn heartbeats(
             attempt,
             ..Default::default()
         };
-        match within(client.heartbeat(request)).await {
+        match answer("orchestrator", client.heartbeat(request)).await {
             Ok(answer) if answer.stop => raise(&stop, Stop::Asked),
             Err(s) if s.code() == Code::Aborted => return raise(&stop, Stop::Stale),
             _ => {}
@@ -359,7 +358,7 @@ async fn record(
             keep: false,
         };
         loop {
-            match within(client.record_state(request.clone())).await {
+            match answer("orchestrator", client.record_state(request.clone())).await {
                 Ok(answer) => {
                     for state in answer.obsolete {
                         let _ = std::fs::remove_file(state.path);
@@ -389,22 +388,4 @@ fn raise(stop: &watch::Sender<Option<Stop>>, why: Stop) {
         }
         raised
     });
-}
-
-async fn within<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-    match timeout(CALL_WITHIN, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::unavailable("no answer")),
-    }
-}
-
-fn is_passing(status: &Status) -> bool {
-    !matches!(
-        status.code(),
-        Code::Aborted
-            | Code::InvalidArgument
-            | Code::NotFound
-            | Code::FailedPrecondition
-            | Code::Unimplemented
-    )
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use imprint_e2e::{Lab, experiment};
+use imprint_e2e::{Lab, experiment, succeeds};
 
 const LIMIT: Duration = Duration::from_secs(400);
 const SHOWN: &str = "[injection]\nstart = 0\nevery = 20\ncount = 3\nstagger = { groups = 5, every = 4 }\n\
@@ -111,17 +111,11 @@ async fn statistics(seed: u32) {
 
 /// What `imprint results` says of the only arm of an experiment.
 fn evidence(lab: &Lab, experiment: &str) -> serde_json::Value {
-    let out = lab
-        .imprint()
-        .args(["results", experiment, "--tests", "--output", "json"])
-        .args(["--window", "20", "--late-from", "75"])
-        .output()
-        .expect("run imprint results");
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
+    let out = succeeds(
+        lab.imprint()
+            .args(["results", experiment, "--tests", "--output", "json"])
+            .args(["--window", "20", "--late-from", "75"]),
     );
-    let rows: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let rows: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     rows[0].clone()
 }

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use imprint_e2e::{Lab, experiment};
+use imprint_e2e::{Lab, TINY, experiment, succeeds};
 
 /// Pinned, so that a test fails for our reasons only.
 const PACKAGES: [&str; 2] = ["grpcio==1.74.0", "grpcio-reflection==1.74.0"];
@@ -15,9 +14,11 @@ fn python() -> PathBuf {
     let python = venv.join("bin/python");
     let ready = venv.join("ready");
     if !ready.exists() {
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&venv));
+        succeeds(
+            Command::new("python3")
+                .args(["-m", "venv", "--clear"])
+                .arg(&venv),
+        );
         let pip = [
             "-m",
             "pip",
@@ -25,26 +26,10 @@ fn python() -> PathBuf {
             "--quiet",
             "--disable-pip-version-check",
         ];
-        run(Command::new(&python).args(pip).args(PACKAGES));
+        succeeds(Command::new(&python).args(pip).args(PACKAGES));
         std::fs::write(&ready, PACKAGES.join("\n")).expect("mark the environment ready");
     }
     python
-}
-
-fn run(command: &mut Command) -> String {
-    let out = command
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let (stdout, stderr) = (
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr),
-    );
-    assert!(
-        out.status.success(),
-        "{command:?}: {}\n{stdout}\n{stderr}",
-        out.status
-    );
-    stdout.into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,27 +40,20 @@ async fn a_python_client_submits_and_watches_by_reflection() {
     let toml = experiment(
         "third-party",
         "scenarios = ['once']\nbatch_sizes = [4, 2]",
-        "name = 'scratch'\ninit = { hidden_size = 16, intermediate_size = 32, \
-         num_hidden_layers = 1, num_attention_heads = 2, tie_word_embeddings = true }",
+        TINY,
         "[training]\nsteps = 12\nlearning_rate = { kind = 'constant', peak = 1e-3 }\n\
          [injection]\nstart = 1\nevery = 5\ncount = 1\nstagger = { groups = 10, every = 1 }",
     );
     std::fs::write(&file, toml).expect("write the experiment");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/third_party_client.py");
     let (address, base) = (lab.orchestrator_address(), lab.dir().display().to_string());
-    let out = tokio::time::timeout(
-        Duration::from_secs(300),
-        tokio::task::spawn_blocking(move || {
-            run(Command::new(python)
-                .arg(script)
-                .arg(address)
-                .arg(file)
-                .arg(base))
-        }),
-    )
-    .await
-    .expect("the client ends in time")
-    .expect("the client runs");
+    let out = succeeds(
+        Command::new(python)
+            .arg(script)
+            .arg(address)
+            .arg(file)
+            .arg(base),
+    );
     let said: serde_json::Value = serde_json::from_str(&out).expect("one JSON object");
     let services: Vec<&str> = said["services"]
         .as_array()

@@ -71,6 +71,25 @@ pub(crate) const KINDS: [Kind; 22] = [
     LoseState,
 ];
 
+impl Kind {
+    /// Whether there is always something to harm, whoever lives.
+    pub(crate) fn never_misses(self) -> bool {
+        matches!(
+            self,
+            KillMetrics
+                | KillOrchestrator
+                | KillDatabase
+                | KillEverything
+                | Cut
+                | CutMidMessage
+                | Hold
+                | LoseAnswers
+                | Refuse
+                | Delay
+        )
+    }
+}
+
 /// A fault, some time after the one before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {

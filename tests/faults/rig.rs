@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::check;
-use crate::plan::{Fault, Kind, Plan};
+use crate::plan::{Fault, KINDS, Kind, Plan};
 
 /// Runs at a time: more than there are slots, so that some wait.
 const N_RUNS: u32 = 3;
@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(50);
 const COMPLETE_WITHIN: Duration = Duration::from_secs(180);
 /// A cluster, its log, and room for what a test stores.
 const DISK_BYTES: u64 = 640 << 20;
+/// Why a run fails whose spool may not grow.
+const NO_ROOM: &str = "File too large";
 /// How long a paused trainer waits for its successor to begin.
 const SUCCEED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -49,6 +51,25 @@ pub(crate) struct Rig {
     successors: Vec<ChildGuard>,
     counts: BTreeMap<Kind, u32>,
     n_retries: u32,
+    n_full_spools: u32,
+}
+
+/// What came of it.
+pub(crate) struct Suffered {
+    counts: BTreeMap<Kind, u32>,
+    /// Where there is none, the database's disk is not filled.
+    pub(crate) has_small_disk: bool,
+    /// Runs that failed because their spool could not be written.
+    pub(crate) n_full_spools: u32,
+    pub(crate) found: check::Found,
+}
+
+impl Suffered {
+    /// The kinds of faults that never happened.
+    pub(crate) fn missing(&self) -> Vec<Kind> {
+        let happened = |kind: &Kind| self.counts.contains_key(kind);
+        KINDS.into_iter().filter(|k| !happened(k)).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,13 +123,14 @@ impl Rig {
             successors: Vec::new(),
             counts: BTreeMap::new(),
             n_retries: 0,
+            n_full_spools: 0,
         }
     }
 
     /// Rounds of runs under faults, each completed and checked, until there were `n_faults`.
-    pub(crate) async fn suffer(mut self, n_faults: usize) {
+    pub(crate) async fn suffer(mut self, n_faults: usize) -> Suffered {
         let began = Instant::now();
-        let mut totals = check::Found::default();
+        let mut found = check::Found::default();
         while self.n_faults() < n_faults {
             self.begin_round().await;
             while self.n_faults() < n_faults && !self.is_complete().await {
@@ -120,19 +142,26 @@ impl Rig {
             }
             self.complete().await;
             for (&run_id, label) in &self.runs {
-                totals += check::run(&self.lab, &self.said(), run_id, label).await;
+                found += check::run(&self.lab, &self.said(), run_id, label).await;
             }
         }
         println!(
             "{} faults in {} rounds of {N_RUNS} runs, {:.0} s, seed {}: {:?}\n\
-             {} failed runs were retried; {totals}",
+             {} failed runs were retried, {} of them for a full spool; {found}",
             self.n_faults(),
             self.n_rounds,
             began.elapsed().as_secs_f32(),
             self.seed,
             self.counts,
             self.n_retries,
+            self.n_full_spools,
         );
+        Suffered {
+            counts: std::mem::take(&mut self.counts),
+            has_small_disk: self.disk.is_some(),
+            n_full_spools: self.n_full_spools,
+            found,
+        }
     }
 
     fn n_faults(&self) -> usize {
@@ -173,7 +202,7 @@ impl Rig {
     /// Puts everything right and waits for the runs.
     async fn complete(&mut self) {
         let deadline = Instant::now() + COMPLETE_WITHIN;
-        while !self.repairs.is_empty() || !self.is_complete().await {
+        while !self.repairs.is_empty() || !self.is_complete().await || !self.is_served().await {
             if Instant::now() > deadline {
                 let states = self.states().await;
                 for (&run_id, label) in &self.runs {
@@ -186,6 +215,18 @@ impl Rig {
             }
             self.tend_until(Instant::now() + TICK).await;
         }
+    }
+
+    /// Whether the metrics service answers.
+    async fn is_served(&self) -> bool {
+        let url = format!("http://127.0.0.1:{}", self.proxy.port());
+        let Ok(channel) = imprint_proto::connect("metrics", &url).await else {
+            return false;
+        };
+        let run = self.runs.values().next().cloned().unwrap_or_default();
+        let mut client = MetricsClient::new(channel);
+        let verified = client.verify_run(pb::VerifyRunRequest { run });
+        imprint_proto::answer("metrics", verified).await.is_ok()
     }
 
     /// Lets time pass, and does what supervisors and operators do.
@@ -220,12 +261,13 @@ impl Rig {
         let Some(states) = self.states().await else {
             return;
         };
-        let failed: Vec<_> = states.iter().filter(|(s, _)| s == "failed").collect();
-        if failed.is_empty() || !self.wants_orchestrator {
+        let reasons = states.into_iter().filter(|(state, _)| state == "failed");
+        let reasons: Vec<String> = reasons.map(|(_, reason)| reason).collect();
+        if reasons.is_empty() || !self.wants_orchestrator {
             return;
         }
-        for (_, reason) in failed {
-            let is_explained = ["got no further", "File too large"]
+        for reason in &reasons {
+            let is_explained = ["got no further", NO_ROOM]
                 .iter()
                 .any(|why| reason.contains(why));
             assert!(is_explained, "a run failed: {reason}; seed {}", self.seed);
@@ -240,6 +282,7 @@ impl Rig {
         };
         if let Ok(answer) = client.retry_experiment(request).await {
             self.n_retries += answer.into_inner().queued.len() as u32;
+            self.n_full_spools += reasons.iter().filter(|r| r.contains(NO_ROOM)).count() as u32;
         }
     }
 
@@ -316,8 +359,11 @@ impl Rig {
                 self.repair_after(lasts, Repair::Metrics);
             }
             (Kind::StopMetrics, _) => match self.lab.metrics() {
-                // It is started again as soon as it has drained.
-                Some(service) => service.signal(Signal::SIGTERM),
+                Some(service) => {
+                    service.signal(Signal::SIGTERM);
+                    // It is started again as soon as it has drained; nobody takes it for well before.
+                    self.repair_after(lasts, Repair::Metrics);
+                }
                 None => return false,
             },
             (Kind::KillOrchestrator, _) => {

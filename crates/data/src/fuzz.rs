@@ -23,6 +23,8 @@ const ADDRESS_SPACE_BYTES: u64 = 1 << 30;
 const MAX_INPUT_BYTES: usize = 1 << 14;
 /// Documents that are asked of one input: a few bytes may rightly stand for very many.
 const MAX_DOCUMENTS: usize = 2000;
+/// What an input may take, with a minute for the child itself, before the child is killed.
+const LIMIT_MS_PER_INPUT: usize = 20;
 const CHILD: &str = "IMPRINT_FUZZ";
 const READERS: [&str; 6] = ["npy", "order", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"];
 
@@ -212,7 +214,10 @@ fn child() {
 
 #[track_caller]
 fn feed(reader: &str, n_inputs: usize) {
-    let output = Command::new(env::current_exe().unwrap())
+    let limit_s = 60 + n_inputs * LIMIT_MS_PER_INPUT / 1000;
+    let output = Command::new("timeout")
+        .args(["--foreground", "--signal=KILL", &limit_s.to_string()])
+        .arg(env::current_exe().unwrap())
         .args(["--exact", "fuzz::child", "--nocapture"])
         .env(CHILD, format!("{reader} {n_inputs}"))
         .output()

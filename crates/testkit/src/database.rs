@@ -1,5 +1,6 @@
 //! A migrated database of its own for each test.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,7 @@ impl TestDb {
     pub fn kill_postmaster(&self) {
         let pid = self.postmaster_pid().expect("the server runs");
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the server");
-        wait_for_end(pid);
+        assert!(ends(pid), "process {pid} does not end");
     }
 
     /// Kills every process of the server at once, as a power failure would.
@@ -93,13 +94,12 @@ impl TestDb {
             let _ = kill(Pid::from_raw(pid), signal);
         };
         send(postmaster, Signal::SIGSTOP);
-        let children =
-            std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
+        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
         for child in children.unwrap_or_default().split_whitespace() {
             send(child.parse().expect("a process number"), Signal::SIGKILL);
         }
         send(postmaster, Signal::SIGKILL);
-        wait_for_end(postmaster);
+        assert!(ends(postmaster), "process {postmaster} does not end");
     }
 
     /// Brings a killed server back at the same address; connections recover by themselves.
@@ -118,29 +118,48 @@ impl TestDb {
 
 impl Drop for TestDb {
     fn drop(&mut self) {
-        if let Some(pid) = self.postmaster_pid() {
-            // At once: nothing of it is kept.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
-            wait_for_end(pid);
-        }
-        let socket_dir = self.dir.path().join("socket_dir");
-        if let Ok(dir) = std::fs::read_to_string(socket_dir) {
-            let _ = std::fs::remove_dir_all(dir.trim());
-        }
+        end_cluster(self.dir.path());
     }
 }
 
-fn wait_for_end(pid: i32) {
+/// Ends the server of a private cluster at once, where there is one, for nothing of it is kept.
+pub(crate) fn end_cluster(dir: &Path) {
+    if let Some(pid) = postmaster_of(dir) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+        if !ends(pid) {
+            eprintln!("the server of {} does not end", dir.display());
+        }
+    }
+    if let Ok(socket_dir) = fs::read_to_string(dir.join("socket_dir")) {
+        let _ = fs::remove_dir_all(socket_dir.trim());
+    }
+}
+
+/// The first process of a cluster's server, as the cluster records it.
+fn postmaster_of(dir: &Path) -> Option<i32> {
+    let data = fs::canonicalize(dir.join("data")).ok()?;
+    let recorded = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let pid = recorded.lines().next()?.trim().parse().ok()?;
+    // The number may be another program's by now.
+    let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    arguments.contains(data.to_str()?).then_some(pid)
+}
+
+/// Whether a process that was killed ends in time.
+pub(crate) fn ends(pid: i32) -> bool {
     let deadline = Instant::now() + STOP_LIMIT;
     while kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH) && !is_zombie(pid) {
-        assert!(Instant::now() < deadline, "process {pid} does not end");
+        if Instant::now() > deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
+    true
 }
 
 /// Dead, but whoever started it has not asked after it yet.
 fn is_zombie(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         stat.rsplit(')')
             .next()
             .is_some_and(|s| s.trim_start().starts_with('Z'))

@@ -1,10 +1,7 @@
 //! The rows that readings refer to, without the orchestrator.
 
 use imprint_core::{
-    Arm, ArmSteps, ArmText, CheckpointIdentity, CheckpointSource, CorpusFormat, CorpusManifest,
-    FactRange, LearningRate, ModelSpec, OptimizerSpec, OrderIdentity, Placement, Precision,
-    ProbingSpec, ResourcesSpec, RunFiles, RunIdentity, RunSpec, SavingSpec, Scenario, Stagger,
-    TrainingSpec,
+    Arm, ArmSteps, ArmText, FactRange, Placement, RunSpec, Scenario, Stagger, simulated,
 };
 use imprint_store::Store;
 
@@ -55,72 +52,22 @@ impl SeedRun {
 
     /// A configuration of this size, of a model that nobody trains.
     pub fn spec(&self) -> RunSpec {
-        RunSpec {
-            label: self.label.clone(),
-            identity: RunIdentity {
-                facts_sha256: "facts".to_owned(),
-                tokenizer_sha256: "tokenizer".to_owned(),
-                corpus: CorpusManifest {
-                    format: CorpusFormat::Uint16,
-                    text_field: None,
-                    order: OrderIdentity::Sequential,
-                    max_epochs: 1,
-                    start_instance: 0,
-                    files_sha256: vec!["corpus".to_owned()],
+        let scenario = Scenario {
+            arm: vec![Arm {
+                name: "duplication".to_owned(),
+                facts: FactRange {
+                    start: 0,
+                    end: self.n_facts - 1,
                 },
-                checkpoint: CheckpointIdentity::Scratch {
-                    model: ModelSpec {
-                        vocab_size: Some(16),
-                        hidden_size: 8,
-                        intermediate_size: 8,
-                        num_hidden_layers: 1,
-                        num_attention_heads: 1,
-                        tie_word_embeddings: true,
-                        max_position_embeddings: Some(8),
-                        rope_theta: 1e4,
-                    },
-                },
-                scenario_name: "duplication".to_owned(),
-                scenario: Scenario {
-                    arm: vec![Arm {
-                        name: "duplication".to_owned(),
-                        facts: FactRange {
-                            start: 0,
-                            end: self.n_facts - 1,
-                        },
-                        text: ArmText::Original,
-                        steps: ArmSteps::every(0, 2, 2),
-                        stagger: Stagger::default(),
-                        placement: Placement::RowHead,
-                    }],
-                },
-                batch_size: 4,
-                seq_len: 8,
-                seed: 0,
-                eos: "<|endoftext|>".to_owned(),
-                document_mask: false,
-                training: TrainingSpec {
-                    steps: self.n_updates,
-                    learning_rate: LearningRate::constant(1e-3),
-                    optimizer: OptimizerSpec::default(),
-                    precision: Precision::Float32,
-                    micro_batch_rows: None,
-                },
-                probing: ProbingSpec::default(),
-            },
-            files: RunFiles {
-                facts: "facts.json".into(),
-                tokenizer: "tokenizer.json".into(),
-                corpus: vec!["corpus.npy".into()],
-                order: None,
-                checkpoint: CheckpointSource::Scratch,
-            },
-            saving: SavingSpec {
-                every: self.save_every,
-                ..SavingSpec::default()
-            },
-            resources: ResourcesSpec::default(),
-        }
+                text: ArmText::Original,
+                steps: ArmSteps::every(0, 2, 2),
+                stagger: Stagger::default(),
+                placement: Placement::RowHead,
+            }],
+        };
+        let mut spec = simulated::spec(&self.label, self.n_updates, "duplication", scenario);
+        spec.saving.every = self.save_every;
+        spec
     }
 }
 

@@ -6,9 +6,9 @@ use imprint_core::{
     Depth, Fact, Probe, ProbeText, RunIdentity, Scenario, Schedule, Span, StepReadings,
     UpdateStats, probe_set,
 };
-use imprint_store::Store;
 use imprint_store::ingest::{Message, Writer};
 use imprint_store::runs::{NewExperiment, NewProbe, NewProbeSet, NewRun, Submission};
+use imprint_store::{Store, derived};
 
 use crate::seed::{SeedRun, begin_attempt};
 
@@ -170,6 +170,8 @@ impl Study {
             })
             .collect();
         append(&mut writer, updates).await;
+        let made = derived::make_chunks(store, run_id).await;
+        made.expect("make chunks");
         sqlx::query(
             "update imprint.run set state = 'complete', finished_at = now() where run_id = $1",
         )

@@ -22,6 +22,8 @@ use crate::checkpoint::tensor::Extent;
 
 /// Address space of a child: the program, its threads' stacks, and room for a reader's bounds.
 const LIMIT_KIB: u32 = 2 << 20;
+/// What an input may take, with a minute for the child itself, before the child is killed.
+const LIMIT_MS_PER_INPUT: u32 = 20;
 /// Names the target, the number of inputs and a directory for them to the child.
 const TASK: &str = "IMPRINT_FUZZ";
 
@@ -110,8 +112,15 @@ fn in_a_child(target: &Target, n_inputs: u32) {
         fs::copy(fixture("bin-sharded").join(&name), dir.path().join(&name)).expect("copied");
     }
     let task = format!("{} {n_inputs} {}", target.name, dir.path().display());
+    let limit_s = 60 + n_inputs * LIMIT_MS_PER_INPUT / 1000;
     let output = Command::new("sh")
         .args(["-c", &format!("ulimit -v {LIMIT_KIB} && exec \"$@\""), "sh"])
+        .args([
+            "timeout",
+            "--foreground",
+            "--signal=KILL",
+            &limit_s.to_string(),
+        ])
         .arg(env::current_exe().expect("a test is a program"))
         .args(["--exact", "checkpoint::tests::fuzz::child", "--nocapture"])
         .env(TASK, task)

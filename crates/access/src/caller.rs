@@ -8,6 +8,9 @@ use tonic::{Request, Status};
 use crate::grant::Grant;
 use crate::refusal::Refusal;
 
+/// A user's token may be revoked while a call goes on: then it has to come again.
+const LOOKED_UP_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
 /// Whoever was let in to make this call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
@@ -40,14 +43,17 @@ impl Caller {
         }
     }
 
-    /// For how long the caller may write the readings of an attempt; `None` for as long as it likes.
+    /// For how long the caller may write the readings of an attempt before it has to come again;
+    /// `None` for as long as it likes.
     ///
     /// # Errors
     /// PERMISSION_DENIED when its token is for another run or attempt; UNAUTHENTICATED when it has
     /// ended.
     pub fn may_write(&self, run_id: i32, attempt: u32) -> Result<Option<Duration>, Status> {
-        let Self::Trainer(grant) = self else {
-            return Ok(None);
+        let grant = match self {
+            Self::Anyone => return Ok(None),
+            Self::User => return Ok(Some(LOOKED_UP_AGAIN_AFTER)),
+            Self::Trainer(grant) => grant,
         };
         if grant.run_id != run_id {
             return Err(other_run(grant, run_id));

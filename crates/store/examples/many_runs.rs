@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use imprint_core::StepReadings;
-use imprint_store::Store;
 use imprint_store::archive::{Sure, archive, drop_run, restore};
 use imprint_store::ingest::{Message, Writer};
+use imprint_store::{Store, derived};
 use imprint_testkit::{ManyRuns, SeedRun, TestDb, begin_attempt, seed_run};
 use sqlx::AssertSqlSafe;
 
@@ -155,6 +155,8 @@ async fn measure(store: &Store, run_id: i32, run: &SeedRun) {
             .collect();
         writer.append(&batch).await.expect("store readings");
     }
+    let made = derived::make_chunks(store, run_id).await;
+    made.expect("make chunks");
 }
 
 async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {

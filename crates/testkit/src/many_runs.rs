@@ -15,7 +15,7 @@ use crate::{SeedRun, TestDb, begin_attempt, seed_run};
 const READINGS_BEFORE: u32 = 3;
 
 /// Writers that share the connections of one service.
-const WRITERS_PER_STORE: usize = 16;
+const WRITERS_PER_STORE: usize = 32;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 

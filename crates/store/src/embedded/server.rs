@@ -17,6 +17,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::programs::Programs;
 use super::{Durability, Error, NAME, file, write_private};
 
+/// What is written goes to the disk soon, and not in bursts that commits wait behind.
+const FLUSHING: &str = "backend_flush_after = 256kB\n";
+
 const INIT_LIMIT: Duration = Duration::from_secs(60);
 /// Recovery after a crash reads the log since the last checkpoint: up to a gigabyte.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -159,7 +162,8 @@ impl Server {
              unix_socket_directories = '{socket_dir}'\n\
              max_connections = 200\n\
              max_locks_per_transaction = 256\n\
-             jit = off\n",
+             jit = off\n\
+             {FLUSHING}",
             self.port
         );
         if self.durability == Durability::TestOnly {

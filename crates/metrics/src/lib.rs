@@ -126,9 +126,15 @@ pub async fn serve(
 
 /// Makes chunks of the readings that streams store; readings are not held up by it.
 async fn keep_chunks(store: &Store) -> Infallible {
+    let mut told = String::new();
     loop {
         let Err(error) = derived::keep_up(store).await;
-        tracing::warn!(error = one_line(&error), "chunks wait to be made");
+        // It is said once, however long it lasts.
+        let error = one_line(&error);
+        if error != told {
+            tracing::warn!(error, "chunks wait to be made");
+            told = error;
+        }
         tokio::time::sleep(CHUNKS_AGAIN_AFTER).await;
     }
 }

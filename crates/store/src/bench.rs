@@ -3,13 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt as _, TryStreamExt as _, future::try_join_all};
-use imprint_core::{StepReadings, UpdateStats};
+use futures::future::try_join_all;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
 use crate::runs::{NewExperiment, Process, insert_probe_set, insert_run};
-use crate::{Error, Store, results};
+use crate::{Error, Store};
 
 /// How long an attempt of a simulated trainer is left alone: it sends no heartbeats.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -141,39 +140,6 @@ impl SimulatedRuns {
         .map_err(Error::doing("count commits"))?;
         Ok(n as u64)
     }
-}
-
-/// A run's stored readings, in order.
-pub fn readings(
-    store: &Store,
-    run_id: i32,
-) -> impl Stream<Item = Result<StepReadings, Error>> + '_ {
-    type Row = (i32, i32, i32, Vec<f32>, Vec<f32>, Vec<f32>);
-    sqlx::query_as::<_, Row>(
-        "select reading, step, attempt, first_sum_nats, target_sum_nats, full_sum_nats
-         from imprint.step_reading where run_id = $1 order by reading",
-    )
-    .bind(run_id)
-    .fetch(store.pool())
-    .map_ok(
-        |(reading, step, attempt, first, target, full)| StepReadings {
-            index: reading as u32,
-            step: step as u32,
-            measured_by: attempt as u32,
-            first_sum_nats: first,
-            target_sum_nats: target,
-            full_sum_nats: full,
-        },
-    )
-    .map(move |row| row.map_err(Error::doing(format!("read run {run_id} back"))))
-}
-
-/// The statistics of a run's updates, in order.
-///
-/// # Errors
-/// When the query fails.
-pub async fn updates(store: &Store, run_id: i32) -> Result<Vec<UpdateStats>, Error> {
-    results::update_stats(store, run_id).await
 }
 
 /// What everything that imprint keeps takes on the disk: tables, what is out of line, indexes.

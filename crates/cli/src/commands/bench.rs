@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use imprint_core::{StepReadings, simulated};
-use imprint_store::bench::{ATTEMPT, PlainTable, SimulatedRuns, bytes_on_disk, readings, updates};
+use imprint_store::bench::{ATTEMPT, PlainTable, SimulatedRuns, bytes_on_disk};
+use imprint_store::export::{readings, updates};
 use imprint_store::runs::Process;
 use imprint_store::{Store, derived};
 
@@ -302,7 +303,7 @@ async fn read_back(
             next += 1;
         }
         n_wrong += 3 * u64::from(load.probes) * u64::from(n_sent.saturating_sub(next));
-        let stored = updates(store, run_id).await?;
+        let stored: Vec<_> = updates(store, run_id).try_collect().await?;
         let sent = (0..n_sent).map(|step| simulated::update(run_id, step, ATTEMPT));
         if !stored.into_iter().eq(sent) {
             n_wrong += 1;

@@ -15,8 +15,8 @@ use crate::float4::{array_bytes, put_array};
 
 /// Chunks that wait to be made, by run.
 ///
-/// Who stores the reading that completes a chunk says so here, after the commit; who [makes](next)
-/// chunks waits here. A chunk that nobody speaks of any more is found in the database.
+/// Who stores the reading that completes a chunk says so here, after the commit; who makes chunks
+/// waits here. A chunk that nobody speaks of any more is found in the database.
 #[derive(Debug, Default)]
 pub(crate) struct Due {
     runs: Mutex<Waiting>,
@@ -53,7 +53,7 @@ impl Due {
 
 impl Waiting {
     fn pop(&mut self) -> Option<i32> {
-        let after = self.runs.range(self.last + 1..).next();
+        let after = self.runs.range(self.last.saturating_add(1)..).next();
         let run_id = *after.or_else(|| self.runs.first())?;
         self.runs.remove(&run_id);
         self.last = run_id;

@@ -19,6 +19,12 @@ use crate::ingest::layout::{Layout, Mean};
 use crate::ingest::{CHUNK_READINGS, chunk};
 use crate::{Error, Store};
 
+/// Begins a transaction that sees the database as of one moment.
+const SNAPSHOT: &str = "begin isolation level repeatable read read only";
+
+/// For the head of a run whose writers are to wait.
+const LOCKED: &str = "for update";
+
 /// Differences that are described one by one; more are counted.
 const MAX_DESCRIBED: usize = 20;
 
@@ -78,16 +84,20 @@ pub async fn rebuild(store: &Store, run_id: i32) -> Result<u32, Error> {
     let connection = store.pool().acquire().await.map_err(doing())?;
     let mut db = connection.detach();
     let layout = Layout::load(&mut db, run_id).await?;
-    for piece in pieces(stored_head(&mut db, run_id).await.map_err(doing())?) {
-        fetch(&mut db, layout.n_probes(), run_id, piece).await?;
+    // As of one moment: readings that are superseded meanwhile are not missing.
+    let mut tx = db.begin_with(SNAPSHOT).await.map_err(doing())?;
+    let n_readings = head(&mut tx, run_id, "").await.map_err(doing())?;
+    for piece in pieces(n_readings.unwrap_or(0)) {
+        fetch(&mut tx, layout.n_probes(), run_id, piece).await?;
     }
+    tx.commit().await.map_err(doing())?;
     let mut tx = db.begin().await.map_err(doing())?;
     let n_readings = clear(&mut tx, run_id).await.map_err(doing())?;
     tx.commit().await.map_err(doing())?;
     for piece in pieces(n_readings) {
         let mut tx = db.begin().await.map_err(doing())?;
         // Since then some may have been superseded.
-        let now = locked_head(&mut tx, run_id).await.map_err(doing())?;
+        let now = head(&mut tx, run_id, LOCKED).await.map_err(doing())?;
         let piece = piece.start..piece.end.min(now.unwrap_or(0));
         make_means(&mut tx, &layout, run_id, piece).await?;
         tx.commit().await.map_err(doing())?;
@@ -117,14 +127,14 @@ fn pieces(n_readings: u32) -> impl Iterator<Item = Range<u32>> {
 
 /// Takes the chunks away, and what there is of no reading; returns how many readings there are.
 async fn clear(db: &mut PgConnection, run_id: i32) -> Result<u32, sqlx::Error> {
-    let mut next_reading = locked_head(db, run_id).await?;
+    let mut next_reading = head(db, run_id, LOCKED).await?;
     if next_reading.is_none() {
         // Whoever opens the stream for the first time now holds the run.
         sqlx::query("select from imprint.run where run_id = $1 for update")
             .bind(run_id)
             .execute(&mut *db)
             .await?;
-        next_reading = locked_head(db, run_id).await?;
+        next_reading = head(db, run_id, LOCKED).await?;
     }
     chunk::cut(db, run_id, 0).await?;
     if next_reading.is_none() {
@@ -185,19 +195,14 @@ async fn make_chunk(db: &mut PgConnection, run_id: i32) -> Result<bool, Error> {
     Ok(true)
 }
 
-async fn stored_head(db: &mut PgConnection, run_id: i32) -> Result<u32, sqlx::Error> {
-    let sql = "select next_reading from imprint.ingest_head where run_id = $1";
-    let next: Option<i32> = sqlx::query_scalar(sql)
-        .bind(run_id)
-        .fetch_optional(db)
-        .await?;
-    Ok(next.unwrap_or(0) as u32)
-}
-
-/// The next reading of a run that has had a stream, whose writers wait from now on.
-async fn locked_head(db: &mut PgConnection, run_id: i32) -> Result<Option<u32>, sqlx::Error> {
-    let sql = "select next_reading from imprint.ingest_head where run_id = $1 for update";
-    let next: Option<i32> = sqlx::query_scalar(sql)
+/// The next reading of a run that has had a stream.
+async fn head(
+    db: &mut PgConnection,
+    run_id: i32,
+    lock: &'static str,
+) -> Result<Option<u32>, sqlx::Error> {
+    let sql = format!("select next_reading from imprint.ingest_head where run_id = $1 {lock}");
+    let next: Option<i32> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
         .bind(run_id)
         .fetch_optional(db)
         .await?;
@@ -285,10 +290,7 @@ pub async fn make_chunks(store: &Store, run_id: i32) -> Result<u32, Error> {
 pub async fn check(store: &Store, run_id: i32) -> Result<DerivedCheck, Error> {
     let doing = || Error::doing(format!("check the derived tables of run {run_id}"));
     let mut connection = store.pool().acquire().await.map_err(doing())?;
-    let mut tx = connection
-        .begin_with("begin isolation level repeatable read read only")
-        .await
-        .map_err(doing())?;
+    let mut tx = connection.begin_with(SNAPSHOT).await.map_err(doing())?;
     let layout = Layout::load(&mut tx, run_id).await?;
     let (next_reading, next_chunk): (Option<i32>, Option<i32>) = sqlx::query_as(
         "select (select next_reading from imprint.ingest_head where run_id = $1),
@@ -310,13 +312,13 @@ pub async fn check(store: &Store, run_id: i32) -> Result<DerivedCheck, Error> {
             .differs(|| format!("chunk_head says {next_chunk:?} where {whole} chunks can be made"));
     }
     check.n_chunks_due = whole.saturating_sub(n_chunks);
-    for from in (0..check.n_readings).step_by(CHUNK_READINGS as usize) {
-        let to = (from + CHUNK_READINGS).min(check.n_readings);
-        let readings = fetch(&mut tx, layout.n_probes(), run_id, from..to).await?;
+    for piece in pieces(check.n_readings) {
+        let chunk = piece.start / CHUNK_READINGS;
+        let readings = fetch(&mut tx, layout.n_probes(), run_id, piece).await?;
         compare_means(&mut tx, &layout, &readings, &mut check)
             .await
             .map_err(doing())?;
-        if from / CHUNK_READINGS < n_chunks.min(whole) {
+        if chunk < n_chunks.min(whole) {
             compare_chunk(&mut tx, &readings, &mut check)
                 .await
                 .map_err(doing())?;

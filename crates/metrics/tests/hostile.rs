@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
-use harness::{PATIENCE, Service, Trainer, measured, open, reading, stored, update};
+use harness::{PATIENCE, Service, Trainer, hold_stream, measured, open, reading, stored, update};
 use imprint_access::{Grant, GrantKeys, GrantSigner, Guard, Limits, NewUserToken, Scope, TlsFiles};
 use imprint_proto::pb;
 use imprint_proto::pb::ingest_request::Message as Request;
@@ -796,12 +796,7 @@ async fn a_flood_stops_at_the_window() {
     begin_attempt(&db.store, id).await;
     let (mut trainer, _) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
 
-    let mut held = db.store.pool().begin().await.unwrap();
-    sqlx::query("select from imprint.ingest_head where run_id = $1 for update")
-        .bind(id)
-        .execute(&mut *held)
-        .await
-        .unwrap();
+    let held = hold_stream(&db, id).await;
     let n_bytes = 12 * u64::from(run.n_probes());
     let mut n_taken = 0;
     // Until a message is not taken for as long as many would need.

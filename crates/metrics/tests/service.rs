@@ -20,7 +20,7 @@ use tonic_types::StatusExt as _;
 #[path = "service/watched.rs"]
 mod watched;
 
-use harness::{PATIENCE, Service, Trainer, measured, open, reading, stored, update};
+use harness::{PATIENCE, Service, Trainer, hold_stream, measured, open, reading, stored, update};
 
 #[tokio::test]
 async fn a_run_is_delivered_interrupted_and_resumed() {
@@ -382,12 +382,7 @@ async fn a_commit_that_hangs_does_not_hold_up_the_shutdown() {
     let id = seed_run(&db.store, &run).await;
     begin_attempt(&db.store, id).await;
     let (mut trainer, _) = Trainer::open(&service, open(id, 1, 0)).await.unwrap();
-    let mut held = db.store.pool().begin().await.unwrap();
-    sqlx::query("select from imprint.ingest_head where run_id = $1 for update")
-        .bind(id)
-        .execute(&mut *held)
-        .await
-        .unwrap();
+    let held = hold_stream(&db, id).await;
     trainer.send(reading(&run, 0, 1)).await;
     let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock')";
     wait_until(PATIENCE, "the commit waits", || async {

@@ -185,6 +185,17 @@ pub fn update(step: u32, measured_by: u32) -> Request {
     Request::Update((&stats).into())
 }
 
+/// Holds a run's head, so that commits of its readings wait until it is let go.
+pub async fn hold_stream(db: &TestDb, run_id: i32) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut held = db.store.pool().begin().await.unwrap();
+    sqlx::query("select from imprint.ingest_head where run_id = $1 for update")
+        .bind(run_id)
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    held
+}
+
 /// (reading, attempt, value) of all that is stored.
 pub async fn stored(db: &TestDb, run_id: i32) -> Vec<(i32, i32, f32)> {
     sqlx::query_as(

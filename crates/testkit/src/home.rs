@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -47,15 +49,28 @@ impl Home {
         processes
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .filter(|pid| {
-                let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
                 let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                environment
+                environment(*pid)
                     .split(|&b| b == 0)
                     .any(|v| v == told.as_encoded_bytes())
                     && name.trim() != "postgres"
             })
             .collect()
     }
+}
+
+/// What a process was told at its start. It reads as nothing while the kernel is between a program's
+/// `exec` and its first instruction, so nothing is looked at again for a while.
+fn environment(pid: i32) -> Vec<u8> {
+    for _ in 0..20 {
+        let said = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let is_program = fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+        if !said.is_empty() || !is_program {
+            return said;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Vec::new()
 }
 
 impl Drop for Home {

@@ -2,6 +2,7 @@
 
 pub mod simulated;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -40,6 +41,8 @@ pub struct Lab {
     /// Where trainers deliver: the metrics service, or something before it.
     delivery_port: u16,
     trainer: PathBuf,
+    /// In the place of slots on this machine.
+    site: Option<PathBuf>,
     /// What services, and the trainers they start, find in their environment.
     env: Vec<(&'static str, PathBuf)>,
 }
@@ -99,8 +102,16 @@ impl Lab {
             n_slots: 2,
             delivery_port: metrics_port,
             trainer,
+            site: None,
             env: Vec::new(),
         }
+    }
+
+    /// Gives orchestrators that start from now on a site file in the place of slots.
+    pub fn set_site(&mut self, toml: &str) {
+        let path = self.dir().join("site.toml");
+        std::fs::write(&path, toml).expect("write the site file");
+        self.site = Some(path);
     }
 
     /// Sets an environment variable of services that start from now on, and of their trainers.
@@ -169,11 +180,12 @@ impl Lab {
         let listen = self.orchestrator_address();
         let trainer = self.trainer.to_str().expect("a path of text");
         let slots = self.n_slots.to_string();
-        self.orchestrator = Some(self.serve(
-            "orchestrator",
-            &["--listen", &listen, "--slots", &slots, "--trainer", trainer],
-            STOP_WITHIN,
-        ));
+        let where_to = match &self.site {
+            Some(site) => ["--site", site.to_str().expect("a path of text")],
+            None => ["--slots", &slots],
+        };
+        let arguments = [&["--listen", &listen, "--trainer", trainer], &where_to[..]].concat();
+        self.orchestrator = Some(self.serve("orchestrator", &arguments, STOP_WITHIN));
     }
 
     /// Starts again whichever of the wanted services has ended, as a machine's supervisor would; one
@@ -239,6 +251,7 @@ impl Lab {
             file: "experiment.toml".to_owned(),
             base_dir: self.dir().display().to_string(),
             dry_run: false,
+            ..Default::default()
         };
         let mut client = self.client().await;
         let submitted = timeout(ANSWER_WITHIN, client.submit_experiment(request)).await;
@@ -274,15 +287,33 @@ impl Lab {
                 .await
                 .expect("watch")
                 .into_inner();
-            let mut last = Vec::new();
+            let mut runs = BTreeMap::new();
             while let Some(update) = updates.message().await.expect("go on watching") {
-                last = update.experiment.expect("an experiment").runs;
+                let changed = update.experiment.expect("an experiment").runs;
+                runs.extend(changed.into_iter().map(|run| (run.run_id, run)));
             }
-            last
+            runs.into_values().collect()
         };
-        timeout(limit, watching)
-            .await
-            .unwrap_or_else(|_| panic!("{experiment} did not end within {limit:?}"))
+        match timeout(limit, watching).await {
+            Ok(runs) => runs,
+            Err(_) => panic!(
+                "{experiment} did not end within {limit:?}: {:#?}",
+                self.unfinished().await
+            ),
+        }
+    }
+
+    /// What runs that have not ended wait for, and the state of their jobs.
+    async fn unfinished(&self) -> Vec<String> {
+        sqlx::query_scalar(
+            "select concat_ws(' | ', r.label, r.state, r.reason, j.*) from imprint.run r
+             left join imprint.job j on j.run_id = r.run_id and j.ended_at is null
+             where r.state in ('queued', 'running', 'delivering') or j.run_id is not null
+             order by r.run_id",
+        )
+        .fetch_all(&self.pool().await)
+        .await
+        .expect("look at the runs")
     }
 
     /// Submits an experiment and waits until all its runs are complete.

@@ -124,6 +124,7 @@ async fn begin(
         pid: std::process::id(),
         machine: "simulated".to_owned(),
         offline_seconds: None,
+        ..Default::default()
     };
     let deadline = Instant::now() + BEGIN_WITHIN;
     loop {

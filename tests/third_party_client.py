@@ -55,7 +55,7 @@ def main(address: str, path: str, base_dir: str) -> None:
     state_names = pool.FindEnumTypeByName("imprint.v1.RunState").values_by_number
     for message in call("WatchExperiment", name=first.experiment):
         n_messages += 1
-        states = {run.run: state_names[run.state].name for run in message.experiment.runs}
+        states |= {run.run: state_names[run.state].name for run in message.experiment.runs}
     print(
         json.dumps(
             {

@@ -109,7 +109,7 @@ async fn a_laboratory_tells_about_itself() {
         .iter()
         // What a person at the terminal is told when it drains is no log.
         .for_each(|line| assert!(line["message"].is_string(), "{line}"));
-    let run_log = user.dir().join("data/runs/1/logs/trainer-1.log");
+    let run_log = user.dir().join("data/runs/1/logs/job-1.log");
     let lines = objects(&run_log);
     assert!(!lines.is_empty());
     for line in lines {

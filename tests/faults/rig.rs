@@ -279,6 +279,7 @@ impl Rig {
         let mut client = pb::orchestrator_client::OrchestratorClient::new(channel);
         let request = pb::RetryExperimentRequest {
             name: "faults".to_owned(),
+            ..Default::default()
         };
         if let Ok(answer) = client.retry_experiment(request).await {
             self.n_retries += answer.into_inner().queued.len() as u32;

@@ -29,7 +29,7 @@ Tasks:
   oracle             make the fixtures of the reference implementations again with Python
 
 `demo`, `test` and `soak` need a Postgres server (version 15 or later), the tests also Python 3 with
-venv.
+venv, and Slurm with MariaDB, of which they start clusters of their own.
 On Debian and Ubuntu what is missing is installed with apt-get, as root or through sudo; elsewhere
 the packages are named. Nothing is installed a second time.
 ";
@@ -133,7 +133,12 @@ fn gpu_test(arguments: &[String]) -> Result<(), Failure> {
 }
 
 fn build_for_tests() -> Result<(), Failure> {
-    machine::provide(&[machine::POSTGRES, machine::PYTHON_VENV])?;
+    machine::provide(&[
+        machine::POSTGRES,
+        machine::PYTHON_VENV,
+        machine::SLURM,
+        machine::SLURM_ACCOUNTING,
+    ])?;
     // All targets in one go: the end-to-end tests start both binaries, and building them with the
     // tests' features builds nothing twice.
     cargo(["build", "--workspace", "--all-targets"]).run()

@@ -55,7 +55,8 @@ impl Need {
             ("imprint.v1.Attempts", _) => Some(Self::Run),
             (
                 "imprint.v1.Orchestrator",
-                "ListExperiments" | "GetExperiment" | "WatchExperiment",
+                "ListExperiments" | "GetExperiment" | "ListExperimentRuns" | "WatchExperiment"
+                | "GetRun" | "ListRunEvents" | "ReadLog",
             ) => Some(Self::User(Scope::Read)),
             ("imprint.v1.Orchestrator", _) => Some(Self::User(Scope::Submit)),
             _ => None,

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    analyze, bench, cancel, db, demo, doctor, export, figure, import, list, results, retry, serve,
-    sql, status, submit, take, token, up, verify, watch,
+    analyze, bench, cancel, db, demo, doctor, export, figure, import, list, logs, priority,
+    reproduce, results, retry, serve, sql, status, submit, take, token, up, verify, watch,
 };
 use crate::place::Place;
 
@@ -33,10 +33,11 @@ A first walk:
   imprint sql                      every reading, in psql
 
 Exit codes:
-  0  done
-  1  a run failed or was cancelled, a verification is not clean, or something broke
-  2  wrong arguments or bad input: the line says which file, field or name
-  3  a service or the database does not answer: the line says where and how to start it";
+  0    done
+  1    a run failed or was cancelled, a verification is not clean, or something broke
+  2    wrong arguments or bad input: the line says which file, field or name
+  3    a service or the database does not answer: the line says where and how to start it
+  130  interrupted, by Ctrl-C";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -47,14 +48,17 @@ pub(crate) enum Command {
     List(list::Arguments),
     Status(status::Arguments),
     Watch(watch::Arguments),
+    Logs(logs::Arguments),
     Cancel(cancel::Arguments),
     Retry(retry::Arguments),
+    Priority(priority::Arguments),
     Results(results::Arguments),
     Analyze(analyze::Arguments),
     Figure(figure::Arguments),
     Take(take::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
+    Reproduce(reproduce::Arguments),
     Verify(verify::Arguments),
     Sql(sql::Arguments),
     #[command(subcommand)]

@@ -1,6 +1,8 @@
 //! Calls of the services, and their failures in one clear line.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use imprint_proto::pb;
@@ -25,6 +27,9 @@ const N_TRIES: u32 = 6;
 
 /// The pause before the second try; it doubles from try to try.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Rows of a page: as many as the service gives.
+const MAX_PAGE: i32 = 1_000;
 
 /// How long a broken watch is taken up again before the service counts as gone.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);
@@ -90,60 +95,225 @@ impl Orchestrator {
         .map(drop)
     }
 
-    pub(crate) async fn experiments(&self) -> Result<Vec<pb::ExperimentSummary>, Failure> {
-        let response = self
-            .call(|mut c| async move { c.list_experiments(pb::ListExperimentsRequest {}).await })
-            .await?;
-        Ok(response.experiments)
+    /// Experiments, the newest first, and whether there are more than the limit.
+    pub(crate) async fn experiments(
+        &self,
+        open: bool,
+        limit: usize,
+    ) -> Result<(Vec<pb::ExperimentSummary>, bool), Failure> {
+        let mut experiments = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = pb::ListExperimentsRequest {
+                page_size: MAX_PAGE,
+                page_token,
+                open,
+            };
+            let page = self
+                .call(|mut c| {
+                    let request = request.clone();
+                    async move { c.list_experiments(request).await }
+                })
+                .await?;
+            experiments.extend(page.experiments);
+            page_token = page.next_page_token;
+            let has_more = experiments.len() > limit || !page_token.is_empty();
+            if page_token.is_empty() || experiments.len() >= limit {
+                experiments.truncate(limit);
+                return Ok((experiments, has_more));
+            }
+        }
     }
 
-    pub(crate) async fn experiment(&self, name: &str) -> Result<pb::Experiment, Failure> {
+    /// An experiment with its first runs, and where the others begin.
+    async fn beginning(&self, name: &str) -> Result<(pb::Experiment, String), Failure> {
         let response = self
             .call(|mut c| {
                 let name = name.to_owned();
                 async move { c.get_experiment(pb::GetExperimentRequest { name }).await }
             })
             .await?;
-        response
+        let experiment = response
             .experiment
-            .ok_or_else(|| Failure::failed(format!("{}: an empty answer", self.url)))
+            .ok_or_else(|| Failure::failed(format!("{}: an empty answer", self.url)))?;
+        Ok((experiment, response.next_page_token))
     }
 
-    pub(crate) async fn cancel(&self, name: &str, run: &str) -> Result<Vec<String>, Failure> {
+    /// An experiment with all its runs.
+    pub(crate) async fn experiment(&self, name: &str) -> Result<pb::Experiment, Failure> {
+        let (mut experiment, rest) = self.beginning(name).await?;
+        if !rest.is_empty() {
+            let rest = self.runs_from(name, &[], rest, usize::MAX);
+            experiment.runs.extend(rest.await?);
+        }
+        Ok(experiment)
+    }
+
+    /// How an experiment's runs are, all together.
+    pub(crate) async fn summary(&self, name: &str) -> Result<pb::ExperimentSummary, Failure> {
+        let (experiment, _) = self.beginning(name).await?;
+        Ok(experiment.summary.unwrap_or_default())
+    }
+
+    /// The first runs of an experiment, so many at most, of some states or of all.
+    pub(crate) async fn runs(
+        &self,
+        name: &str,
+        states: &[pb::RunState],
+        limit: usize,
+    ) -> Result<Vec<pb::Run>, Failure> {
+        self.runs_from(name, states, String::new(), limit).await
+    }
+
+    async fn runs_from(
+        &self,
+        name: &str,
+        states: &[pb::RunState],
+        mut page_token: String,
+        limit: usize,
+    ) -> Result<Vec<pb::Run>, Failure> {
+        let mut runs = Vec::new();
+        loop {
+            let request = pb::ListExperimentRunsRequest {
+                name: name.to_owned(),
+                page_size: MAX_PAGE,
+                page_token,
+                states: states.iter().map(|&state| state.into()).collect(),
+            };
+            let page = self
+                .call(|mut c| {
+                    let request = request.clone();
+                    async move { c.list_experiment_runs(request).await }
+                })
+                .await?;
+            runs.extend(page.runs);
+            page_token = page.next_page_token;
+            if page_token.is_empty() || runs.len() >= limit {
+                runs.truncate(limit);
+                return Ok(runs);
+            }
+        }
+    }
+
+    /// All that is known of a run.
+    pub(crate) async fn run(&self, label: &str) -> Result<pb::GetRunResponse, Failure> {
+        self.call(|mut c| {
+            let run = label.to_owned();
+            async move { c.get_run(pb::GetRunRequest { run, run_id: 0 }).await }
+        })
+        .await
+    }
+
+    /// What happened to a run, the newest first, and whether there is more than the limit.
+    pub(crate) async fn events(
+        &self,
+        label: &str,
+        limit: usize,
+    ) -> Result<(Vec<pb::RunEvent>, bool), Failure> {
+        let mut events = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = pb::ListRunEventsRequest {
+                run: label.to_owned(),
+                page_size: MAX_PAGE,
+                page_token,
+            };
+            let page = self
+                .call(|mut c| {
+                    let request = request.clone();
+                    async move { c.list_run_events(request).await }
+                })
+                .await?;
+            events.extend(page.events);
+            page_token = page.next_page_token;
+            let has_more = events.len() > limit || !page_token.is_empty();
+            if page_token.is_empty() || events.len() >= limit {
+                events.truncate(limit);
+                return Ok((events, has_more));
+            }
+        }
+    }
+
+    /// Hands a log to `seen`, piece by piece, until that has had enough.
+    pub(crate) async fn log(
+        &self,
+        request: pb::ReadLogRequest,
+        mut seen: impl FnMut(pb::ReadLogResponse) -> Result<ControlFlow<()>, Failure>,
+    ) -> Result<(), Failure> {
+        let failed = |status: Status| Failure::of_call(&status, "orchestrator", &self.url);
+        let mut client = self.client.clone();
+        let mut pieces = client.read_log(request).await.map_err(failed)?.into_inner();
+        while let Some(piece) = pieces.message().await.map_err(failed)? {
+            if seen(piece)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels an experiment or a run; the labels of the runs that end.
+    pub(crate) async fn cancel(&self, what: &str) -> Result<Vec<String>, Failure> {
+        let (name, run) = meant(what);
+        let request = pb::CancelExperimentRequest { name, run };
         let response = self
             .call(|mut c| {
-                let (name, run) = (name.to_owned(), run.to_owned());
-                async move {
-                    c.cancel_experiment(pb::CancelExperimentRequest { name, run })
-                        .await
-                }
+                let request = request.clone();
+                async move { c.cancel_experiment(request).await }
             })
             .await?;
         Ok(response.cancelled)
     }
 
-    pub(crate) async fn retry(&self, name: &str) -> Result<Vec<String>, Failure> {
+    /// Queues an experiment or a run again, of some states or of both that can be; the labels of the
+    /// runs that are.
+    pub(crate) async fn retry(
+        &self,
+        what: &str,
+        states: &[pb::RunState],
+    ) -> Result<Vec<String>, Failure> {
+        let (name, run) = meant(what);
+        let states = states.iter().map(|&state| state.into()).collect();
+        let request = pb::RetryExperimentRequest { name, run, states };
         let response = self
             .call(|mut c| {
-                let name = name.to_owned();
-                async move {
-                    c.retry_experiment(pb::RetryExperimentRequest { name })
-                        .await
-                }
+                let request = request.clone();
+                async move { c.retry_experiment(request).await }
             })
             .await?;
         Ok(response.queued)
     }
 
-    /// Hands every change of an experiment to `seen`, and returns its last state.
+    /// Sets the priority of an experiment or a run; the labels of the runs that had another.
+    pub(crate) async fn set_priority(
+        &self,
+        what: &str,
+        priority: i32,
+    ) -> Result<Vec<String>, Failure> {
+        let (name, run) = meant(what);
+        let request = pb::SetPriorityRequest {
+            name,
+            run,
+            priority,
+        };
+        let response = self
+            .call(|mut c| {
+                let request = request.clone();
+                async move { c.set_priority(request).await }
+            })
+            .await?;
+        Ok(response.changed)
+    }
+
+    /// Hands every change of an experiment to `seen`, and returns all of it once all runs have ended.
     ///
-    /// A stream that breaks is taken up again: each message is complete in itself.
+    /// A stream that breaks is taken up again: it begins with all runs.
     pub(crate) async fn follow(
         &self,
         name: &str,
         mut seen: impl FnMut(&pb::Experiment),
     ) -> Result<pb::Experiment, Failure> {
-        let mut last = None;
+        let mut runs: BTreeMap<i32, pb::Run> = BTreeMap::new();
+        let mut summary = None;
         let mut gone_since: Option<tokio::time::Instant> = None;
         loop {
             let request = pb::WatchExperimentRequest {
@@ -158,7 +328,9 @@ impl Orchestrator {
                                 gone_since = None;
                                 if let Some(experiment) = message.experiment {
                                     seen(&experiment);
-                                    last = Some(experiment);
+                                    let changed = experiment.runs.into_iter();
+                                    runs.extend(changed.map(|run| (run.run_id, run)));
+                                    summary = experiment.summary;
                                 }
                             }
                             Ok(None) => break None,
@@ -168,12 +340,18 @@ impl Orchestrator {
                 }
                 Err(status) => Some(status),
             };
-            match (ended, last.take()) {
-                (None, Some(experiment)) if has_ended(&experiment) => return Ok(experiment),
-                (Some(status), _) if !is_broken(&status) => {
+            match ended {
+                None => {
+                    return Ok(pb::Experiment {
+                        name: name.to_owned(),
+                        runs: runs.into_values().collect(),
+                        summary,
+                    });
+                }
+                Some(status) if !is_broken(&status) => {
                     return Err(Failure::of_call(&status, "orchestrator", &self.url));
                 }
-                (_, so_far) => last = so_far,
+                Some(_) => {}
             }
             let since = *gone_since.get_or_insert_with(tokio::time::Instant::now);
             if since.elapsed() > RECONNECT_FOR {
@@ -214,9 +392,12 @@ pub(crate) async fn verify(place: &Place, run: &str) -> Result<pb::VerifyRunResp
     .await
 }
 
-/// Whether all runs of an experiment have ended.
-pub(crate) fn has_ended(experiment: &pb::Experiment) -> bool {
-    experiment.runs.iter().all(|r| r.state().has_ended())
+/// The experiment and, where it is one of its runs, the label of what is named.
+fn meant(what: &str) -> (String, String) {
+    match what.split_once('/') {
+        Some((experiment, _)) => (experiment.to_owned(), what.to_owned()),
+        None => (what.to_owned(), String::new()),
+    }
 }
 
 async fn connect(service: &'static str, target: Target) -> Result<Channel, Failure> {

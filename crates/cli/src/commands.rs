@@ -10,7 +10,10 @@ pub(crate) mod export;
 pub(crate) mod figure;
 pub(crate) mod import;
 pub(crate) mod list;
+pub(crate) mod logs;
 mod machine;
+pub(crate) mod priority;
+pub(crate) mod reproduce;
 pub(crate) mod results;
 pub(crate) mod retry;
 pub(crate) mod serve;
@@ -26,6 +29,7 @@ pub(crate) mod watch;
 use std::fmt;
 use std::io::{self, Write as _};
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use self::serve::Role;
@@ -54,14 +58,17 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::List(arguments) => list::run(&place, arguments).await,
         Command::Status(arguments) => status::run(&place, arguments).await,
         Command::Watch(arguments) => watch::run(&place, arguments).await,
+        Command::Logs(arguments) => logs::run(&place, arguments).await,
         Command::Cancel(arguments) => cancel::run(&place, arguments).await,
         Command::Retry(arguments) => retry::run(&place, arguments).await,
+        Command::Priority(arguments) => priority::run(&place, arguments).await,
         Command::Results(arguments) => results::run(&place, arguments).await,
         Command::Analyze(arguments) => analyze::run(&place, arguments).await,
         Command::Figure(arguments) => figure::run(&place, arguments).await,
         Command::Take(arguments) => take::run(&place, arguments).await,
         Command::Export(arguments) => export::run(&place, arguments).await,
         Command::Import(arguments) => import::run(&place, arguments).await,
+        Command::Reproduce(arguments) => reproduce::run(&place, arguments).await,
         Command::Verify(arguments) => verify::run(&place, arguments).await,
         Command::Db(command) => db::run(&place, command).await,
         Command::Sql(arguments) => sql::run(&place, arguments).await,
@@ -85,6 +92,39 @@ fn tell(text: impl fmt::Display) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// So many of what was done are named; of more it is enough how many there are.
+const MAX_TOLD: usize = 20;
+
+/// Prints what became of each run, or that there is none.
+fn tell_each(runs: &[String], what: &str, none: &str) -> Result<(), Failure> {
+    if runs.is_empty() {
+        return tell(none);
+    }
+    for run in &runs[..runs.len().min(MAX_TOLD)] {
+        tell(format_args!("{run}  {what}"))?;
+    }
+    match runs.len().checked_sub(MAX_TOLD) {
+        Some(n) if n > 0 => tell(format_args!("and {n} more  {what}")),
+        _ => Ok(()),
+    }
+}
+
+/// A time as people read it, to the minute; empty where there is none.
+fn minute(unix_ms: impl Into<Option<i64>>) -> String {
+    at(unix_ms.into(), "%Y-%m-%d %H:%M")
+}
+
+/// The same to the second.
+fn second(unix_ms: impl Into<Option<i64>>) -> String {
+    at(unix_ms.into(), "%Y-%m-%d %H:%M:%S")
+}
+
+fn at(unix_ms: Option<i64>, format: &str) -> String {
+    let at = unix_ms.and_then(DateTime::<Utc>::from_timestamp_millis);
+    at.map(|at| at.format(format).to_string())
+        .unwrap_or_default()
 }
 
 /// Prints an answer for a program.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use imprint_access::{Door, GrantSigner, Guard, NewUserToken, Scope};
-use imprint_orchestrator::TrainerCertificates;
+use imprint_orchestrator::{Site, TrainerCertificates};
 use imprint_store::Store;
 use imprint_telemetry::Vitals;
 use tokio::net::TcpListener;
@@ -26,8 +26,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 /// What a laboratory on one machine may use.
 pub(crate) struct Setup {
     pub(crate) trainer: PathBuf,
-    /// Trainers at the same time.
-    pub(crate) slots: usize,
+    pub(crate) site: Site,
     /// Ask every caller for a token; clients of the place find theirs in the data directory.
     pub(crate) tokens: bool,
     /// Try the well-known ports first; else any free ones will do.
@@ -154,7 +153,7 @@ impl System {
                 metrics_url: metrics_url.clone(),
                 data_dir: data_dir.clone(),
                 trainer: setup.trainer,
-                slots: setup.slots,
+                site: setup.site,
                 environment: setup.environment,
                 limits: imprint_orchestrator::Limits::default(),
                 vitals: vitals.clone(),

@@ -42,3 +42,39 @@ fn at_a_pace() {
     assert_eq!(measured["values_wrong"], 0);
     assert!(measured["limit_ratio_median"].is_null());
 }
+
+#[test]
+fn runs_wait_and_trainers_are_heard() {
+    let load = "bench schedule --runs 300 --trainers 40 --seconds 5 --output json";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imprint"));
+    command.args(load.split(' ')).env_remove("DATABASE_URL");
+    let output = output(&mut command, LIMIT);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let measured: Value = serde_json::from_slice(&output.stdout).expect("an answer in JSON");
+    for (quantity, wanted) in [
+        ("runs_stored", 300),
+        ("runs_counted", 300),
+        ("runs_on_first_page", 300),
+        ("heartbeats_lost", 0),
+        ("trainers_shown", 40),
+    ] {
+        assert_eq!(measured[quantity], wanted, "{quantity} of {measured}");
+    }
+    // One every two seconds.
+    assert!(
+        measured["heartbeats"].as_u64() >= Some(2 * 40),
+        "{measured}"
+    );
+    for quantity in ["validated_seconds", "stored_seconds", "heartbeat_p99_ms"] {
+        assert!(
+            measured[quantity].as_f64() > Some(0.0),
+            "{quantity} of {measured}"
+        );
+    }
+    for who in ["waiting", "training"] {
+        let looking = &measured[who];
+        assert!(looking["looks"].as_u64() > Some(1), "{looking}");
+        assert!(looking["plan_ms"].as_f64() > Some(0.0), "{looking}");
+    }
+}

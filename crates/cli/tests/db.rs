@@ -59,17 +59,14 @@ async fn a_run_is_checked_archived_dropped_and_restored() {
         2,
         "has ended",
     );
-    says(
-        &db,
-        &[
-            "sql",
-            "--write",
-            "-c",
-            // Imported ones are runs like others.
-            "update imprint.run set state = 'complete', spec = spec || '{\"imported\": {}}'",
-        ],
-        "UPDATE 1",
-    );
+    // Imported ones are runs like others.
+    for change in [
+        "state = 'failed', spec = spec || '{\"imported\": {}}'",
+        "state = 'complete'",
+    ] {
+        let sql = format!("update imprint.run set {change}");
+        says(&db, &["sql", "--write", "-c", &sql], "UPDATE 1");
+    }
     fails(&db, &["db", "drop", "test/run"], 2, "--yes");
     says(&db, &["db", "archive", "test/run", "--out", &dir], "rows");
     fails(&db, &["db", "restore", &dir], 2, "is here already");

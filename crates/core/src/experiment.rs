@@ -1,18 +1,25 @@
 //! The experiment file: a strict TOML document and its expansion into runs.
 
-use std::collections::BTreeSet;
+mod again;
+mod matrix;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use self::matrix::{Matrix, Problem};
 use crate::fact::Fact;
 use crate::reading::ReadingSteps;
 use crate::run::{
     CheckpointIdentity, CheckpointSource, CorpusManifest, ModelSpec, OptimizerStart, OrderIdentity,
-    RunFiles, RunIdentity, RunSpec, TrainingSpec,
+    RunFiles, RunIdentity, RunSpec, TrainingSpec, is_first,
 };
 use crate::scenario::{Scenario, ScenarioError, Stagger};
 
@@ -29,6 +36,9 @@ pub struct ExperimentSpec {
     pub batch_sizes: Vec<u32>,
     #[serde(default = "default_seeds")]
     pub seeds: Vec<u64>,
+    /// Makes runs of their own of runs that are there already, to do them again.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub repeat: u32,
     pub training: TrainingSpec,
     #[serde(default)]
     pub injection: InjectionDefaults,
@@ -40,7 +50,22 @@ pub struct ExperimentSpec {
     pub resources: ResourcesSpec,
     /// Scenarios of the user's own.
     #[serde(default)]
-    pub scenario: std::collections::BTreeMap<String, Scenario>,
+    pub scenario: BTreeMap<String, Scenario>,
+    /// The runs in which fields differ, or that are not the product of the four lists; empty where
+    /// every run has the fields above.
+    #[serde(skip)]
+    variants: Vec<Variant>,
+}
+
+/// Runs whose fields are the same.
+#[derive(Clone, Debug, PartialEq)]
+struct Variant {
+    /// What the labels of its runs end in.
+    suffix: String,
+    /// Everything but the checkpoints, which all runs choose from.
+    spec: ExperimentSpec,
+    /// Positions in the lists of checkpoints, scenarios, batch sizes and seeds.
+    cells: Vec<[usize; 4]>,
 }
 
 fn default_seeds() -> Vec<u64> {
@@ -52,8 +77,14 @@ fn default_seeds() -> Vec<u64> {
 #[serde(deny_unknown_fields)]
 pub struct DataSpec {
     pub facts: PathBuf,
+    /// What the facts file must be; anything where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts_sha256: Option<String>,
     /// A `tokenizer.json`.
     pub tokenizer: PathBuf,
+    /// What it must be; anything where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_sha256: Option<String>,
     pub corpus: CorpusSpec,
     /// Tokens of one batch row.
     pub seq_len: u32,
@@ -77,12 +108,18 @@ const DEFAULT_TEXT_FIELD: &str = "text";
 #[serde(deny_unknown_fields)]
 pub struct CorpusSpec {
     pub files: Vec<PathBuf>,
+    /// What the files must be, one hash each as in [`CorpusManifest`]; anything where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_sha256: Option<Vec<String>>,
     pub format: CorpusFormat,
     /// The JSON key or Parquet column that holds a document's text: `text` where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_field: Option<String>,
     #[serde(default, deserialize_with = "order_or_its_kind")]
     pub order: CorpusOrder,
+    /// What an order file must be; anything where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_sha256: Option<String>,
     /// How often the corpus may be passed over; a run that needs more is refused.
     #[serde(default = "one")]
     pub max_epochs: u32,
@@ -197,7 +234,14 @@ pub struct CheckpointSpec {
     /// A Hugging Face directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// The label of another run (`experiment/checkpoint-scenario-b32-s0`), submitted before.
+    /// What the directory must be, as in [`CheckpointIdentity`]; anything where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The same of its trainer state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trainer_state_sha256: Option<String>,
+    /// The label of another run (`experiment/checkpoint-scenario-b32-s0`) or its hash, submitted
+    /// before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     /// The parent run's step.
@@ -258,6 +302,10 @@ pub struct ProbingSpec {
 pub struct SavingSpec {
     /// Save every so many steps, to resume from.
     pub every: u32,
+    /// Save also where so many minutes have passed since the last save: what a lost attempt takes
+    /// with it at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_minutes: Option<NonZeroU32>,
     /// How many of those stay, the newest.
     pub keep_last: u32,
     /// Steps whose state is kept for good, for other runs to start from; ascending.
@@ -271,6 +319,7 @@ impl Default for SavingSpec {
     fn default() -> Self {
         Self {
             every: 100,
+            every_minutes: None,
             keep_last: 2,
             keep: Vec::new(),
         }
@@ -348,6 +397,9 @@ fn kept_steps<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourcesSpec {
+    /// Where the site executes the run; where it does by default where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executor: Option<String>,
     /// `cpu` or `cuda:N`.
     pub device: String,
     /// Threads of a CPU trainer.
@@ -364,6 +416,7 @@ pub struct ResourcesSpec {
 impl Default for ResourcesSpec {
     fn default() -> Self {
         Self {
+            executor: None,
             device: "cpu".to_owned(),
             threads: 1,
             memory_gib: None,
@@ -372,7 +425,7 @@ impl Default for ResourcesSpec {
     }
 }
 
-/// One cell of the matrix checkpoint × scenario × batch size × seed.
+/// One cell of the matrix: checkpoint × scenario × batch size × seed × further fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixCell {
     /// Index into [`ExperimentSpec::checkpoint`].
@@ -380,8 +433,10 @@ pub struct MatrixCell {
     pub scenario: String,
     pub batch_size: u32,
     pub seed: u64,
-    /// `experiment/checkpoint-scenario-bBATCH-sSEED`.
+    /// `experiment/checkpoint-scenario-bBATCH-sSEED`, and what further fields add to it.
     pub label: String,
+    /// Index into the variants, where there are any.
+    variant: usize,
 }
 
 /// What reading the experiment's files has told: everything that expansion needs and the file lacks.
@@ -409,6 +464,16 @@ pub enum Error {
         field: String,
         problem: String,
     },
+    #[error(
+        "`{field}`: {path} has the SHA-256 {found}, and this experiment wants {wanted}: it is \
+         another file, or it has changed"
+    )]
+    Content {
+        field: String,
+        path: PathBuf,
+        found: String,
+        wanted: String,
+    },
     #[error("scenario `{scenario}`: {source}")]
     Scenario {
         scenario: String,
@@ -421,34 +486,146 @@ impl ExperimentSpec {
     ///
     /// # Errors
     /// With line and column where the text is not the TOML it should be (unknown keys are errors),
-    /// and with the field where a value cannot be.
+    /// and with the field where a value cannot be, such as a path below a root: only a site knows
+    /// its roots.
     pub fn parse(text: &str, file: &Path, base: &Path) -> Result<Self, Error> {
-        let mut spec: Self = toml::from_str(text).map_err(|e| Error::Syntax {
-            path: file.to_owned(),
-            message: e.to_string().trim_end().to_owned(),
-        })?;
-        spec.check().map_err(|(field, problem)| Error::Field {
+        Self::parse_with(text, file, |path| match below_root(path) {
+            None => Ok(base.join(path)),
+            Some((root, _)) => Err(format!(
+                "`{}` is below the root `{root}` of a site, and there is none here; a file whose \
+                 name has a colon is written `./…`",
+                path.display()
+            )),
+        })
+    }
+
+    /// Reads an experiment file's text; `place` says where the file of each path is.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; also those of `place`, with the field.
+    pub fn parse_with(
+        text: &str,
+        file: &Path,
+        mut place: impl FnMut(&Path) -> Result<PathBuf, String>,
+    ) -> Result<Self, Error> {
+        let of_toml = |mut err: toml::de::Error, words: &str| {
+            err.set_input(Some(text));
+            let message = err.to_string();
+            let message = message.trim_end();
+            Error::Syntax {
+                path: file.to_owned(),
+                message: match words {
+                    "" => message.to_owned(),
+                    _ => format!("{message}\nin the runs with {words}"),
+                },
+            }
+        };
+        let of_field = |(field, problem): (String, String), words: &str| Error::Field {
             path: file.to_owned(),
             field,
-            problem,
-        })?;
-        for path in spec.paths_mut() {
-            *path = base.join(&*path);
-        }
+            problem: match words {
+                "" => problem,
+                _ => format!("{problem} (in the runs with {words})"),
+            },
+        };
+        let of_matrix = |Problem { key, problem, span }| {
+            let line = 1 + text[..span.start].matches('\n').count();
+            Error::Syntax {
+                path: file.to_owned(),
+                message: format!("line {line}: `{key}`: {problem}"),
+            }
+        };
+        let mut places = BTreeMap::<PathBuf, PathBuf>::new();
+        let mut read = |document: Spanned<DeValue>, words: &str| {
+            let spec = Self::deserialize(ValueDeserializer::from(document));
+            let mut spec = spec.map_err(|err| of_toml(err, words))?;
+            spec.check().map_err(|problem| of_field(problem, words))?;
+            for (field, path) in spec.paths_mut() {
+                let placed = match places.get(path) {
+                    Some(placed) => placed.clone(),
+                    None => place(path).map_err(|problem| of_field((field, problem), words))?,
+                };
+                places.insert(std::mem::replace(path, placed.clone()), placed);
+            }
+            Ok(spec)
+        };
+        let document = DeTable::parse(text).map_err(|err| of_toml(err, ""))?;
+        let span = document.span();
+        let mut document = document.into_inner();
+        let matrix = Matrix::take(&mut document).map_err(of_matrix)?;
+        let document = Spanned::new(span, DeValue::Table(document));
+        let spec = match matrix {
+            None => {
+                let spec = read(document, "")?;
+                let lists = [
+                    spec.checkpoint.len(),
+                    spec.scenarios.len(),
+                    spec.batch_sizes.len(),
+                    spec.seeds.len(),
+                ];
+                matrix::check_size(lists.into_iter().try_fold(1, usize::checked_mul))
+                    .map_err(|problem| of_field(("seeds".to_owned(), problem), ""))?;
+                spec
+            }
+            Some(matrix) => {
+                let mut variants = Vec::new();
+                for variant in matrix.variants(&document) {
+                    let variant = variant.map_err(of_matrix)?;
+                    variants.push(Variant {
+                        suffix: variant.suffix,
+                        spec: read(variant.document, &variant.words)?,
+                        cells: variant.cells,
+                    });
+                }
+                Self::of_variants(variants).map_err(|problem| of_field(problem, ""))?
+            }
+        };
+        spec.check_labels()
+            .map_err(|problem| of_field(problem, ""))?;
         Ok(spec)
     }
 
-    fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let data = &mut self.data;
-        let order = match &mut data.corpus.order {
+    /// The experiment of these runs, its own fields those of the first.
+    fn of_variants(variants: Vec<Variant>) -> Result<Self, (String, String)> {
+        let Some(first) = variants.first() else {
+            return Err(("matrix".to_owned(), "has no cell".to_owned()));
+        };
+        let order_file = |variant: &Variant| variant.spec.order_file().cloned();
+        if variants.iter().any(|v| order_file(v) != order_file(first)) {
+            let problem = "an order file is the same for all runs of an experiment; make another \
+                           experiment file";
+            return Err(("matrix: data.corpus.order".to_owned(), problem.to_owned()));
+        }
+        let first = first.spec.clone();
+        Ok(Self { variants, ..first })
+    }
+
+    fn order_file(&self) -> Option<&PathBuf> {
+        match &self.data.corpus.order {
             CorpusOrder::File { path } => Some(path),
             CorpusOrder::Shuffled | CorpusOrder::Sequential | CorpusOrder::Pcg64(_) => None,
+        }
+    }
+
+    fn paths_mut(&mut self) -> impl Iterator<Item = (String, &mut PathBuf)> {
+        let data = &mut self.data;
+        let order = match &mut data.corpus.order {
+            CorpusOrder::File { path } => Some(("data.corpus.order.path".to_owned(), path)),
+            CorpusOrder::Shuffled | CorpusOrder::Sequential | CorpusOrder::Pcg64(_) => None,
         };
-        [&mut data.facts, &mut data.tokenizer]
-            .into_iter()
-            .chain(&mut data.corpus.files)
-            .chain(order)
-            .chain(self.checkpoint.iter_mut().filter_map(|c| c.path.as_mut()))
+        let corpus = data.corpus.files.iter_mut();
+        let checkpoints = self.checkpoint.iter_mut().filter_map(|c| {
+            let field = format!("checkpoint.{}.path", c.name);
+            c.path.as_mut().map(|path| (field, path))
+        });
+        [
+            ("data.facts".to_owned(), &mut data.facts),
+            ("data.tokenizer".to_owned(), &mut data.tokenizer),
+        ]
+        .into_iter()
+        .chain(corpus.map(|path| ("data.corpus.files".to_owned(), path)))
+        .chain(order)
+        .chain(checkpoints)
     }
 
     fn check(&self) -> Result<(), (String, String)> {
@@ -512,6 +689,17 @@ impl ExperimentSpec {
         if let Err((key, problem)) = self.training.optimizer.check() {
             return fail(&format!("training.optimizer.{key}"), &problem);
         }
+        if self
+            .resources
+            .executor
+            .as_deref()
+            .is_some_and(|e| !is_name(e))
+        {
+            return fail(
+                "resources.executor",
+                "use letters, digits, `-`, `_` and `.` only",
+            );
+        }
         let memory_gib = self.resources.memory_gib;
         if memory_gib.is_some_and(|gib| !(gib.is_finite() && gib > 0.0)) {
             return fail("resources.memory_gib", "must be greater than 0");
@@ -538,6 +726,16 @@ impl ExperimentSpec {
                 "data.corpus.text_field",
                 "goes with the formats \"jsonl\" and \"parquet\"",
             );
+        }
+        if let Some(hashes) = &corpus.files_sha256
+            && hashes.len() != corpus.files.len()
+        {
+            let (n, n_files) = (hashes.len(), corpus.files.len());
+            let problem = format!("has {n} hashes for {n_files} files: give one each");
+            return fail("data.corpus.files_sha256", &problem);
+        }
+        if corpus.order_sha256.is_some() && self.order_file().is_none() {
+            return fail("data.corpus.order_sha256", "goes with an order file");
         }
         if matches!(corpus.order, CorpusOrder::File { .. }) && corpus.max_epochs > 1 {
             return fail(
@@ -572,6 +770,13 @@ impl ExperimentSpec {
             }
             if c.run.is_some() != c.step.is_some() {
                 return fail(&field, "`run` and `step` go together");
+            }
+            if c.path.is_none() && (c.sha256.is_some() || c.trainer_state_sha256.is_some()) {
+                return fail(
+                    &field,
+                    "`sha256` and `trainer_state_sha256` go with `path`; the hash of a `run` may \
+                     stand in the place of its name",
+                );
             }
             if c.global_step.is_some() && c.path.is_none() {
                 return fail(
@@ -628,28 +833,72 @@ impl ExperimentSpec {
         Ok(())
     }
 
-    /// The cells of the matrix, in the order checkpoint, scenario, batch size, seed.
+    /// The cells of the matrix, in the order checkpoint, scenario, batch size, seed for each
+    /// combination of further fields.
     pub fn matrix(&self) -> Vec<MatrixCell> {
-        let mut cells = Vec::new();
-        for (checkpoint, c) in self.checkpoint.iter().enumerate() {
-            for scenario in &self.scenarios {
-                for &batch_size in &self.batch_sizes {
-                    for &seed in &self.seeds {
-                        cells.push(MatrixCell {
-                            checkpoint,
-                            scenario: scenario.clone(),
-                            batch_size,
-                            seed,
-                            label: format!(
-                                "{}/{}-{scenario}-b{batch_size}-s{seed}",
-                                self.name, c.name
-                            ),
-                        });
+        let whole = |spec: &Self| {
+            let mut cells = Vec::new();
+            for c in 0..spec.checkpoint.len() {
+                for scenario in 0..spec.scenarios.len() {
+                    for batch_size in 0..spec.batch_sizes.len() {
+                        cells.extend((0..spec.seeds.len()).map(|s| [c, scenario, batch_size, s]));
                     }
                 }
             }
+            cells
+        };
+        let cell =
+            |spec: &Self, variant, suffix: &str, [c, scenario, batch_size, seed]: [usize; 4]| {
+                let scenario = spec.scenarios[scenario].clone();
+                let (batch_size, seed) = (spec.batch_sizes[batch_size], spec.seeds[seed]);
+                let (name, checkpoint) = (&self.name, &self.checkpoint[c].name);
+                let mut label =
+                    format!("{name}/{checkpoint}-{scenario}-b{batch_size}-s{seed}{suffix}");
+                if spec.repeat > 0 {
+                    label += &format!("-repeat{}", spec.repeat);
+                }
+                MatrixCell {
+                    checkpoint: c,
+                    label,
+                    scenario,
+                    batch_size,
+                    seed,
+                    variant,
+                }
+            };
+        if self.variants.is_empty() {
+            let cells = whole(self).into_iter();
+            return cells.map(|at| cell(self, 0, "", at)).collect();
         }
-        cells
+        let variants = self.variants.iter().enumerate();
+        variants
+            .flat_map(|(i, variant)| {
+                let cells = variant.cells.iter();
+                cells.map(move |&at| cell(&variant.spec, i, &variant.suffix, at))
+            })
+            .collect()
+    }
+
+    /// What trainers may use, once for each combination of fields.
+    pub fn resources(&self) -> Vec<&ResourcesSpec> {
+        match self.variants.as_slice() {
+            [] => vec![&self.resources],
+            variants => variants.iter().map(|v| &v.spec.resources).collect(),
+        }
+    }
+
+    fn check_labels(&self) -> Result<(), (String, String)> {
+        let mut labels = BTreeSet::new();
+        for cell in self.matrix() {
+            if let Some(label) = labels.replace(cell.label.clone()) {
+                let problem = format!(
+                    "two runs would have the label `{label}`; give a checkpoint or a scenario of \
+                     theirs another name"
+                );
+                return Err(("matrix".to_owned(), problem));
+            }
+        }
+        Ok(())
     }
 
     /// The scenario of a name: one of the file's own, or a built-in one.
@@ -694,53 +943,125 @@ impl ExperimentSpec {
     /// One complete configuration for every cell of the matrix.
     ///
     /// # Errors
-    /// When a scenario does not fit the facts.
+    /// When a scenario does not fit the facts, or a file is another than the experiment wants.
     pub fn expand(&self, inputs: &ResolvedInputs) -> Result<Vec<RunSpec>, Error> {
-        let corpus = self.corpus_manifest(inputs);
-        let order_file = match &self.data.corpus.order {
-            CorpusOrder::File { path } => Some(path.clone()),
-            CorpusOrder::Shuffled | CorpusOrder::Sequential | CorpusOrder::Pcg64(_) => None,
-        };
+        self.check_contents(inputs)?;
         self.matrix()
             .into_iter()
             .map(|cell| {
-                let (mut checkpoint, source) = inputs.checkpoints[cell.checkpoint].clone();
-                if let CheckpointIdentity::Scratch { model } = &mut checkpoint {
-                    model.vocab_size.get_or_insert(inputs.tokenizer_vocab_size);
-                    model
-                        .max_position_embeddings
-                        .get_or_insert(self.data.seq_len);
-                }
-                Ok(RunSpec {
-                    label: cell.label,
-                    identity: RunIdentity {
-                        facts_sha256: inputs.facts_sha256.clone(),
-                        tokenizer_sha256: inputs.tokenizer_sha256.clone(),
-                        corpus: corpus.clone(),
-                        checkpoint,
-                        scenario: self.scenario(&cell.scenario, &inputs.facts)?,
-                        scenario_name: cell.scenario,
-                        batch_size: cell.batch_size,
-                        seq_len: self.data.seq_len,
-                        seed: cell.seed,
-                        eos: self.data.eos.clone(),
-                        document_mask: self.data.document_mask,
-                        training: self.training.clone(),
-                        probing: self.probing,
-                    },
-                    files: RunFiles {
-                        facts: self.data.facts.clone(),
-                        tokenizer: self.data.tokenizer.clone(),
-                        corpus: self.data.corpus.files.clone(),
-                        order: order_file.clone(),
-                        checkpoint: source,
-                    },
-                    saving: self.saving.clone(),
-                    resources: self.resources.clone(),
-                })
+                let spec = match self.variants.get(cell.variant) {
+                    Some(variant) => &variant.spec,
+                    None => self,
+                };
+                spec.run(cell, inputs)
             })
             .collect()
     }
+
+    /// Holds every file to the hash that the experiment gives of it.
+    fn check_contents(&self, inputs: &ResolvedInputs) -> Result<(), Error> {
+        let (data, corpus) = (&self.data, &self.data.corpus);
+        check_content(
+            "data.facts",
+            &data.facts,
+            &inputs.facts_sha256,
+            data.facts_sha256.as_deref(),
+        )?;
+        check_content(
+            "data.tokenizer",
+            &data.tokenizer,
+            &inputs.tokenizer_sha256,
+            data.tokenizer_sha256.as_deref(),
+        )?;
+        let files = corpus.files.iter().zip(&inputs.corpus_sha256);
+        for ((path, found), wanted) in files.zip(corpus.files_sha256.iter().flatten()) {
+            check_content("data.corpus.files", path, found, Some(wanted))?;
+        }
+        if let Some((path, found)) = self.order_file().zip(inputs.order_sha256.as_ref()) {
+            let wanted = corpus.order_sha256.as_deref();
+            check_content("data.corpus.order", path, found, wanted)?;
+        }
+        for (checkpoint, (identity, _)) in self.checkpoint.iter().zip(&inputs.checkpoints) {
+            if let (
+                Some(path),
+                CheckpointIdentity::Directory {
+                    sha256,
+                    trainer_state_sha256,
+                    ..
+                },
+            ) = (&checkpoint.path, identity)
+            {
+                let field = format!("checkpoint.{}", checkpoint.name);
+                check_content(&field, path, sha256, checkpoint.sha256.as_deref())?;
+                let found = trainer_state_sha256.as_deref().unwrap_or("none");
+                let wanted = checkpoint.trainer_state_sha256.as_deref();
+                check_content(&format!("{field}.trainer_state"), path, found, wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, cell: MatrixCell, inputs: &ResolvedInputs) -> Result<RunSpec, Error> {
+        let (mut checkpoint, source) = inputs.checkpoints[cell.checkpoint].clone();
+        if let CheckpointIdentity::Scratch { model } = &mut checkpoint {
+            model.vocab_size.get_or_insert(inputs.tokenizer_vocab_size);
+            model
+                .max_position_embeddings
+                .get_or_insert(self.data.seq_len);
+        }
+        Ok(RunSpec {
+            label: cell.label,
+            identity: RunIdentity {
+                facts_sha256: inputs.facts_sha256.clone(),
+                tokenizer_sha256: inputs.tokenizer_sha256.clone(),
+                corpus: self.corpus_manifest(inputs),
+                checkpoint,
+                scenario: self.scenario(&cell.scenario, &inputs.facts)?,
+                scenario_name: cell.scenario,
+                batch_size: cell.batch_size,
+                seq_len: self.data.seq_len,
+                seed: cell.seed,
+                eos: self.data.eos.clone(),
+                document_mask: self.data.document_mask,
+                training: self.training.clone(),
+                probing: self.probing,
+                repeat: self.repeat,
+            },
+            files: RunFiles {
+                facts: self.data.facts.clone(),
+                tokenizer: self.data.tokenizer.clone(),
+                corpus: self.data.corpus.files.clone(),
+                order: self.order_file().cloned(),
+                checkpoint: source,
+            },
+            saving: self.saving.clone(),
+            resources: self.resources.clone(),
+        })
+    }
+}
+
+fn check_content(field: &str, path: &Path, found: &str, wanted: Option<&str>) -> Result<(), Error> {
+    match wanted {
+        Some(wanted) if wanted != found => Err(Error::Content {
+            field: field.to_owned(),
+            path: path.to_owned(),
+            found: found.to_owned(),
+            wanted: wanted.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The root that a path names and the path below it: `data:part-0.npy` is `part-0.npy` below `data`.
+///
+/// What a root is, a site says. A file whose own name has a colon is written `./a:b`.
+pub fn below_root(path: &Path) -> Option<(&str, &Path)> {
+    let (root, below) = path.to_str()?.split_once(':')?;
+    let is_root = !root.is_empty()
+        && root
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    is_root.then_some((root, Path::new(below)))
 }
 
 fn has_repeats<T: Ord>(items: &[T]) -> bool {

@@ -13,6 +13,7 @@ mod experiment;
 mod fact;
 mod imported;
 pub mod learning_rate;
+mod memory;
 mod reading;
 mod run;
 mod scenario;
@@ -21,13 +22,14 @@ pub mod simulated;
 pub use experiment::{
     CheckpointSpec, CorpusFormat, CorpusOrder, CorpusSpec, DataSpec, Error, ExperimentSpec,
     InjectionDefaults, MatrixCell, Pcg64Order, ProbingSpec, ResolvedInputs, ResourcesSpec,
-    SavingSpec,
+    SavingSpec, below_root,
 };
 pub use fact::{
     Depth, Fact, FactId, Probe, ProbeControl, ProbeId, ProbeText, Span, TokenizedProbe, probe_set,
 };
 pub use imported::{ImportFormat, ImportSource, ImportedIdentity, ImportedSpec};
 pub use learning_rate::{LearningRate, RateSchedule};
+pub use memory::{MemoryAnswer, MemoryQuestion, ModelSource};
 pub use reading::{ProbeSums, ReadingSteps, StepReadings, Trajectory, UpdateStats};
 pub use run::{
     CheckpointIdentity, CheckpointSource, ClipWarmup, CorpusManifest, ModelSpec, OptimizerSpec,

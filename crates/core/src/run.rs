@@ -42,6 +42,14 @@ pub struct RunIdentity {
     pub document_mask: bool,
     pub training: TrainingSpec,
     pub probing: ProbingSpec,
+    /// Tells runs apart that do the same again; it changes no number.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub repeat: u32,
+}
+
+/// A run that repeats no other has the identity that it had before there were repeats.
+pub(crate) fn is_first(repeat: &u32) -> bool {
+    *repeat == 0
 }
 
 /// What a corpus is, without reading all of it.

@@ -50,6 +50,7 @@ pub fn spec(label: &str, n_updates: u32, scenario_name: &str, scenario: Scenario
                 micro_batch_rows: None,
             },
             probing: ProbingSpec::default(),
+            repeat: 0,
         },
         files: RunFiles {
             facts: "facts.json".into(),

@@ -10,7 +10,7 @@ use imprint_core::{
 
 /// What expansion needs and the experiment file lacks: facts, vocabulary, and every hash.
 ///
-/// `parent` gives the hash of a run by its label.
+/// `parent` gives the hash of a run by its label or hash.
 ///
 /// # Errors
 /// When a file is missing or malformed, a checkpoint directory is incomplete, a parent run is not

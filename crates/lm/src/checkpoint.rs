@@ -49,6 +49,17 @@ pub(crate) const EXP_AVG_SQ: &str = ".exp_avg_sq";
 /// What those who write checkpoints call a file or directory that is not finished.
 const UNFINISHED: &[&str] = &["partial", "tmp", "incomplete", "unfinished", "part"];
 
+/// The configuration in a directory of any format; weights are not looked for.
+///
+/// # Errors
+/// When it is missing or damaged, or asks for what is not done here.
+pub(crate) fn config(dir: &Path) -> Result<ModelConfig, Error> {
+    match OlmoNative::is_in(dir) {
+        true => ModelConfig::from_json(OlmoNative::open(dir)?.config()),
+        false => ModelConfig::read(&dir.join(CONFIG)),
+    }
+}
+
 /// The configuration and the weights in a directory of any format.
 ///
 /// # Errors

@@ -243,6 +243,14 @@ impl ModelConfig {
         Ok(config)
     }
 
+    /// The shape of the model in a checkpoint directory of any format; weights are not looked for.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn of_checkpoint(dir: &Path) -> Result<Self, Error> {
+        crate::checkpoint::config(dir)
+    }
+
     /// The shape of a model made from scratch.
     ///
     /// # Errors

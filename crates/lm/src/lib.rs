@@ -29,4 +29,5 @@ pub use config::ModelConfig;
 pub use device::DeviceChoice;
 pub use error::Error;
 pub use learner::{Learner, LearnerOptions, UpdateReport};
+pub use memory::Updates;
 pub use probes::PackedProbes;

@@ -79,6 +79,28 @@ impl PassMemory {
     }
 }
 
+/// The updates of a run, as far as their memory goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Updates {
+    /// Rows of a batch.
+    pub n_rows: u32,
+    /// Tokens of a row.
+    pub seq_len: usize,
+    pub device: DeviceChoice,
+    /// Of a CPU; each works on a micro-batch of its own.
+    pub threads: usize,
+    pub recompute_layers: bool,
+}
+
+impl Updates {
+    fn n_at_a_time(&self) -> u64 {
+        match self.device {
+            DeviceChoice::Cpu => self.threads.max(1) as u64,
+            DeviceChoice::Cuda(_) => 1,
+        }
+    }
+}
+
 /// Parameters, the sum of their gradients, and two moments.
 const TABLES: u64 = 4;
 
@@ -98,15 +120,46 @@ impl ModelConfig {
         device: DeviceChoice,
         recompute_layers: bool,
     ) -> u64 {
-        let n_parameters = self.n_parameters();
+        let updates = Updates {
+            n_rows,
+            seq_len,
+            device,
+            threads: 1,
+            recompute_layers,
+        };
+        self.bytes_of(&updates, n_rows)
+    }
+
+    /// Rows of a micro-batch with which updates fit a memory as a whole, by the rule of a run that
+    /// chooses them; 1 where not even that fits.
+    pub fn micro_batch_rows_in(&self, updates: &Updates, memory_bytes: u64) -> u32 {
+        let left = memory_bytes.saturating_sub(self.table_bytes());
+        let pass = self.pass(updates);
+        pass.micro_batch_rows(updates.n_rows, updates.n_at_a_time(), left)
+    }
+
+    /// Bytes that updates on micro-batches of so many rows take in all, by arithmetic.
+    pub fn bytes_of(&self, updates: &Updates, micro_batch_rows: u32) -> u64 {
+        let pass = self.pass(updates);
+        let n_micro_batches = updates.n_rows.div_ceil(micro_batch_rows.max(1));
+        let n_at_a_time = updates.n_at_a_time().min(n_micro_batches.into());
+        let of_pass = pass.fixed_bytes + u64::from(micro_batch_rows) * pass.row_bytes;
+        self.table_bytes() + n_at_a_time * of_pass
+    }
+
+    fn table_bytes(&self) -> u64 {
+        TABLES * BYTES * self.n_parameters() as u64
+    }
+
+    fn pass(&self, updates: &Updates) -> PassMemory {
         let compute = Compute {
-            kernels: Kernels::of(device),
+            kernels: Kernels::of(updates.device),
             precision: Precision::Float32,
-            recomputes_layers: recompute_layers,
+            recomputes_layers: updates.recompute_layers,
         };
         let max_logits = decoder::max_logits(compute.kernels);
-        let pass = PassMemory::new(self, seq_len, n_parameters, compute, max_logits);
-        TABLES * BYTES * n_parameters as u64 + pass.fixed_bytes + u64::from(n_rows) * pass.row_bytes
+        let n_parameters = self.n_parameters();
+        PassMemory::new(self, updates.seq_len, n_parameters, compute, max_logits)
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! It keeps nothing of its own: what a trainer may forget is what the database has committed.
 
-mod page;
 mod queries;
 mod series;
 mod service;

@@ -1,12 +1,12 @@
 //! The calls that list what is stored.
 
+use imprint_proto::page::{Listing, Sizes, cut};
 use imprint_proto::{check_text, pb};
 use imprint_store::export::StepMean;
 use imprint_store::pages::{self, RunKey};
 use imprint_store::{Error, Store};
 use tonic::Status;
 
-use crate::page::{Listing, Sizes, cut};
 use crate::status::from_store;
 
 const RUNS: Sizes = Sizes {
@@ -49,7 +49,7 @@ pub(crate) async fn list_runs(
     let has_more = cut(&mut rows, page.size);
     let last = rows.last().map(|r| [r.run_id, r.experiment_id]);
     Ok(pb::ListRunsResponse {
-        next_page_token: next(&listing, last, has_more),
+        next_page_token: listing.next(last, has_more),
         runs: rows.into_iter().map(run).collect(),
     })
 }
@@ -103,7 +103,7 @@ pub(crate) async fn list_probes(
         n_full_tokens: p.n_full_tokens,
     });
     Ok(pb::ListProbesResponse {
-        next_page_token: next(&listing, last, has_more),
+        next_page_token: listing.next(last, has_more),
         probes: probes.collect(),
     })
 }
@@ -126,7 +126,7 @@ pub(crate) async fn list_readings(
     let has_more = cut(&mut rows, size);
     let last = rows.last().map(|r| [r.index as i32]);
     Ok(pb::ListReadingsResponse {
-        next_page_token: next(&listing, last, has_more),
+        next_page_token: listing.next(last, has_more),
         readings: rows.iter().map(pb::Reading::from).collect(),
     })
 }
@@ -161,7 +161,7 @@ pub(crate) async fn list_curve_points(
         full_sum_nats: r.full_sum_nats,
     });
     Ok(pb::ListCurvePointsResponse {
-        next_page_token: next(&listing, last, has_more),
+        next_page_token: listing.next(last, has_more),
         points: points.collect(),
     })
 }
@@ -196,7 +196,7 @@ pub(crate) async fn list_mean_points(
         full_mean_nats: m.full_mean_nats,
     });
     Ok(pb::ListMeanPointsResponse {
-        next_page_token: next(&listing, last, has_more),
+        next_page_token: listing.next(last, has_more),
         points: points.collect(),
     })
 }
@@ -217,7 +217,7 @@ pub(crate) async fn list_updates(
     let has_more = cut(&mut rows, page.size);
     let last = rows.last().map(|u| [u.step as i32]);
     Ok(pb::ListUpdatesResponse {
-        next_page_token: next(&listing, last, has_more),
+        next_page_token: listing.next(last, has_more),
         updates: rows.iter().map(pb::Update::from).collect(),
     })
 }
@@ -225,14 +225,4 @@ pub(crate) async fn list_updates(
 async fn look_up(store: &Store, label: &str) -> Result<RunKey, Status> {
     check_text("run", label)?;
     pages::run(store, label).await.map_err(|e| from_store(&e))
-}
-
-/// The token of the next page; empty where there is none.
-fn next<const N: usize>(
-    listing: &Listing<'_, N>,
-    last: Option<[i32; N]>,
-    has_more: bool,
-) -> String {
-    let last = last.filter(|_| has_more);
-    last.map(|key| listing.token(key)).unwrap_or_default()
 }

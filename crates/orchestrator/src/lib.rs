@@ -1,18 +1,27 @@
 //! The orchestrator: takes experiments, and starts, watches and retries the trainers of their runs.
 //!
 //! What to do next is decided by a pure function of what is seen (`plan`); a loop observes, plans and
-//! applies. Trainers are processes of this machine.
+//! applies. Trainers run where an executor starts them: as processes of this machine, or as jobs of a
+//! cluster.
 
+mod desk;
+mod estimate;
+mod executor;
 mod local;
+mod logs;
 mod plan;
 mod scheduler;
 mod series;
 mod service;
+mod site;
+mod slurm;
 mod status;
 mod submit;
+mod trainer;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,10 +32,20 @@ use imprint_store::Store;
 use imprint_telemetry::Vitals;
 use tokio::sync::{Notify, watch};
 
-use crate::local::{Local, Trainer};
+pub use crate::site::{
+    ExecutorConfig, LocalConfig, Roots, Site, SiteError, SiteLimits, SlurmConfig, Stage,
+};
+
+use crate::desk::Desk;
+use crate::executor::Executor;
+use crate::local::Local;
+use crate::plan::{Room, Rooms};
 use crate::scheduler::Scheduler;
 use crate::series::Series;
 use crate::service::Service;
+use crate::slurm::Slurm;
+use crate::submit::Intake;
+use crate::trainer::Trainer;
 
 /// The names of the services in health checks and reflection.
 const SERVICES: &[&str] = &["imprint.v1.Orchestrator", "imprint.v1.Attempts"];
@@ -51,8 +70,8 @@ pub struct Config {
     pub trainer: PathBuf,
     /// What trainers get in their environment beside what this process has.
     pub environment: Vec<(&'static str, String)>,
-    /// Trainers that run at the same time on this machine; with all slots busy, runs wait.
-    pub slots: usize,
+    /// Where runs are executed, and which files experiments may name.
+    pub site: Site,
     pub limits: Limits,
     /// Where it shows how it fares.
     pub vitals: Vitals,
@@ -75,9 +94,13 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// How long a trainer may be silent; then its attempt is written off and the run starts again.
     pub lease: Duration,
-    /// How long a trainer that was started may take to begin its attempt; then it is killed and
-    /// started again.
+    /// How long a trainer that lives may be without an attempt, before its first or after its last;
+    /// then it is killed and started again.
     pub begin_within: Duration,
+    /// How long an executor may take to show a job that it was asked for; then it is asked again.
+    pub ask_again_after: Duration,
+    /// How long an orchestrator leads without renewing that; then another may.
+    pub lead: Duration,
     /// How long a trainer may begin attempts of its run and speak for them: longer than any job waits
     /// and runs.
     pub run_token: Duration,
@@ -103,6 +126,8 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(2),
             lease: Duration::from_secs(30),
             begin_within: Duration::from_secs(120),
+            ask_again_after: Duration::from_secs(45),
+            lead: Duration::from_secs(3),
             run_token: Duration::from_secs(60 * 24 * 3600),
             attempt_token: Duration::from_secs(24 * 3600),
             deliver_timeout: Duration::from_secs(600),
@@ -175,8 +200,15 @@ pub async fn serve(
 
     let series = config.vitals.register(Series::new);
 
+    let intake = Intake {
+        store: store.clone(),
+        site: config.site.clone(),
+        trainer: config.trainer.clone(),
+        series: series.clone(),
+    };
     let service = Service {
         store: store.clone(),
+        intake: Arc::new(intake),
         limits: config.limits,
         metrics_url: config.metrics_url,
         signer: config.signer.clone(),
@@ -198,21 +230,22 @@ pub async fn serve(
         .add_service(AttemptsServer::new(service))
         .serve_with_incoming_shutdown(incoming, until_true(draining));
     let mut server = tokio::spawn(server);
+    let host = host.to_string_lossy().into_owned();
     let scheduler = Scheduler {
         store: store.clone(),
-        local: Local::new(
-            Trainer {
-                program: config.trainer,
-                environment: config.environment,
-                orchestrator_url: url.clone(),
-                certificates: config.trainer_certificates,
-                signer: config.signer,
-                token_lasts: config.limits.run_token,
-            },
+        desks: desks(&config.site, &host, &runs_dir, &wake),
+        rooms: rooms(&config.site),
+        trainer: Trainer {
+            program: config.trainer,
+            environment: config.environment,
+            orchestrator_url: url.clone(),
+            certificates: config.trainer_certificates,
+            signer: config.signer,
+            token_lasts: config.limits.run_token,
             runs_dir,
-        ),
-        host: host.to_string_lossy().into_owned(),
-        slots: config.slots,
+            stages: config.site.stages,
+        },
+        holder: format!("process {} on {host}", std::process::id()),
         limits: config.limits,
         series: series.clone(),
         wake,
@@ -240,6 +273,44 @@ pub async fn serve(
             server.abort();
             Ok(())
         }
+    }
+}
+
+/// The executors of a site, each at work.
+fn desks(site: &Site, host: &str, runs_dir: &Path, wake: &Arc<Notify>) -> BTreeMap<String, Desk> {
+    let executor = |config: &ExecutorConfig| -> Box<dyn Executor> {
+        match config {
+            ExecutorConfig::Local(LocalConfig { gpus, .. }) => Box::new(Local::new(
+                host.to_owned(),
+                gpus.clone(),
+                runs_dir.to_owned(),
+            )),
+            ExecutorConfig::Slurm(slurm) => {
+                Box::new(Slurm::new((**slurm).clone(), runs_dir.to_owned()))
+            }
+        }
+    };
+    let desk = |(name, config): (&String, &ExecutorConfig)| {
+        let wake = wake.clone();
+        let desk = Desk::new(executor(config), move || wake.notify_one());
+        (name.clone(), desk)
+    };
+    site.executors.iter().map(desk).collect()
+}
+
+/// How much each executor of a site takes.
+fn rooms(site: &Site) -> Rooms {
+    let room = |config: &ExecutorConfig| match config {
+        ExecutorConfig::Local(local) => Room::Slots(local.slots as u32),
+        ExecutorConfig::Slurm(slurm) => Room::Queue(slurm.max_jobs),
+    };
+    let executors = site.executors.iter();
+    Rooms {
+        executors: executors
+            .map(|(name, config)| (name.clone(), room(config)))
+            .collect(),
+        default: site.default.clone(),
+        jobs_per_experiment: site.limits.runs_per_experiment.map(|n| n.get() as usize),
     }
 }
 

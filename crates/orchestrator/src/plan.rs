@@ -1,11 +1,14 @@
 //! What to do next, decided from what is seen: no clock, no database, no process in here.
 
-use std::collections::BTreeMap;
+mod queue;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use imprint_store::runs::{LastAttempt, Next, OpenRun, RunState};
+use imprint_store::runs::{Job, LastAttempt, Lost, Next, OpenRun, RunState};
 
+use self::queue::Candidate;
 use crate::Limits;
 
 /// Everything that a decision rests on.
@@ -14,48 +17,82 @@ pub(crate) struct Observed<'a> {
     pub(crate) now: DateTime<Utc>,
     /// Leases are judged from then on: before, heartbeats may have had nowhere to go.
     pub(crate) leases_from: DateTime<Utc>,
-    /// The machine on which `processes` are.
-    pub(crate) host: &'a str,
     /// Runs that have not ended, in the order in which they were asked for.
     pub(crate) runs: &'a [OpenRun],
-    /// Trainer processes of this machine by run.
-    pub(crate) processes: &'a BTreeMap<i32, Process>,
+    /// Open jobs by run; also of runs that have ended.
+    pub(crate) jobs: &'a BTreeMap<i32, Job>,
+    /// What is known of each of them.
+    pub(crate) sights: &'a BTreeMap<i32, Sight>,
+    pub(crate) site: &'a Rooms,
 }
 
-/// A trainer process.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Process {
-    pub(crate) pid: u32,
-    /// How long ago it was started, or found.
-    pub(crate) age: Duration,
-    /// How it ended, in words that follow "the trainer"; `None` while it lives.
-    pub(crate) exit: Option<String>,
-    /// How long ago it was first asked to stop.
-    pub(crate) stopping_for: Option<Duration>,
+/// What is known of an open job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Nothing yet; or its executor does not answer, and why.
+    Unseen {
+        problem: Option<String>,
+    },
+    /// Its executor has been asked and does not know it.
+    Unknown,
+    /// In the executor's queue: why, in its words.
+    Waiting {
+        reason: String,
+    },
+    Alive,
+    /// For good, in words that follow "the trainer".
+    Ended {
+        how: String,
+    },
+}
+
+/// The executors that there are, and how much each takes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rooms {
+    pub(crate) executors: BTreeMap<String, Room>,
+    /// The executor of runs that name none.
+    pub(crate) default: Option<String>,
+    /// Open jobs of one experiment at the same time.
+    pub(crate) jobs_per_experiment: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// So many places, each with a number.
+    Slots(u32),
+    /// So many jobs in a queue of its own, running ones included.
+    Queue(u32),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    /// Start a trainer process.
+    /// Have a job started.
     Start {
         run_id: i32,
+        executor: String,
+        slot: Option<u32>,
     },
-    /// Ask the trainer process to save and end.
+    /// Ask once more for the same job: nobody knows it.
+    AskAgain {
+        run_id: i32,
+    },
+    /// Ask the job's process to save and end.
     Stop {
         run_id: i32,
     },
-    /// End the trainer process at once.
+    /// End the job at once.
     Kill {
         run_id: i32,
     },
-    /// Stop looking at a process that has ended.
-    Forget {
+    /// Stop looking at a job that has ended, in words that follow "the trainer".
+    End {
         run_id: i32,
+        how: String,
     },
-    /// Write off an attempt, or a process that never began one.
+    /// Write off an attempt, or a job that never began one.
     Lose {
         run_id: i32,
-        attempt: Option<u32>,
+        lost: Lost,
         reason: String,
         next: Next,
     },
@@ -74,18 +111,14 @@ pub(crate) enum Action {
 }
 
 /// What to do now, in this order.
-pub(crate) fn plan(observed: &Observed, slots: usize, limits: &Limits) -> Vec<Action> {
+pub(crate) fn plan(observed: &Observed, limits: &Limits) -> Vec<Action> {
     let mut plan = Plan {
         observed,
         limits,
-        slots,
-        n_busy: observed
-            .processes
-            .values()
-            .filter(|p| p.exit.is_none())
-            .count(),
+        candidates: Vec::new(),
         actions: Vec::new(),
     };
+    let open: BTreeSet<i32> = observed.runs.iter().map(|run| run.run_id).collect();
     for run in observed.runs {
         match run.state {
             RunState::Queued => plan.queued(run),
@@ -94,189 +127,196 @@ pub(crate) fn plan(observed: &Observed, slots: usize, limits: &Limits) -> Vec<Ac
             RunState::Complete | RunState::Failed | RunState::Cancelled => {}
         }
     }
-    for (&run_id, process) in observed.processes {
-        if process.exit.is_some() {
-            plan.actions.push(Action::Forget { run_id });
-        } else if !observed.runs.iter().any(|r| r.run_id == run_id) {
-            // Its run has ended: it is about to end too, or it hangs and holds a slot.
-            plan.stop(run_id, process);
+    for job in observed.jobs.values() {
+        if !open.contains(&job.run_id) {
+            plan.left_over(job);
         }
     }
+    plan.start_candidates();
     plan.actions
 }
 
 struct Plan<'a> {
     observed: &'a Observed<'a>,
     limits: &'a Limits,
-    slots: usize,
-    n_busy: usize,
+    candidates: Vec<Candidate<'a>>,
     actions: Vec<Action>,
 }
 
 impl<'a> Plan<'a> {
-    fn queued(&mut self, run: &OpenRun) {
+    fn job_of(&self, run_id: i32) -> Option<(&'a Job, Sight)> {
+        let job = self.observed.jobs.get(&run_id)?;
+        let sight = self.observed.sights.get(&run_id).cloned();
+        let sight = sight.unwrap_or(Sight::Unseen { problem: None });
+        Some((job, sight))
+    }
+
+    fn queued(&mut self, run: &'a OpenRun) {
+        match self.job_of(run.run_id) {
+            None if run.cancel_requested => {
+                self.push(Action::FinishCancelling { run_id: run.run_id });
+            }
+            None => self.candidate(run, ""),
+            Some((job, sight)) => self.between_attempts(run, job, sight, ""),
+        }
+    }
+
+    fn delivering(&mut self, run: &'a OpenRun) {
         let run_id = run.run_id;
-        let process = self.observed.processes.get(&run_id);
-        let began = process
-            .zip(run.last_attempt.as_ref())
-            .is_some_and(|(p, a)| self.is_of(p, a));
-        match process {
-            // Cancelled, or it has ended its attempt and is on its way out.
-            Some(p) if p.exit.is_none() && (run.cancel_requested || began) => self.stop(run_id, p),
-            Some(p) if p.exit.is_none() && p.age >= self.limits.begin_within => {
-                self.actions.push(Action::Kill { run_id });
-            }
-            Some(p) if p.exit.is_none() => self.explain(run, "starting".to_owned()),
-            Some(p) if !began && !run.cancel_requested => {
-                let exit = p.exit.as_deref().unwrap_or("ended");
-                self.lose(run, None, format!("the trainer {exit}"));
-            }
-            // Another look decides, with the process gone.
-            Some(_) => {}
-            None if run.cancel_requested => self.actions.push(Action::FinishCancelling { run_id }),
-            None => self.start(run, ""),
-        }
-    }
-
-    /// Starts a trainer; where something is in the way, says so after `why`.
-    fn start(&mut self, run: &OpenRun, why: &str) {
-        match self.obstacle(run) {
-            Some(obstacle) => self.explain(run, format!("{why}{obstacle}")),
-            None => {
-                self.n_busy += 1;
-                self.actions.push(Action::Start { run_id: run.run_id });
-            }
-        }
-    }
-
-    /// Why a run cannot start now.
-    fn obstacle(&self, run: &OpenRun) -> Option<String> {
-        if let Some(parent) = run.parent.as_ref().filter(|p| !p.ready) {
-            let waits = format!("waits for step {} of {}", parent.step, parent.label);
-            return Some(match parent.state {
-                RunState::Failed if !parent.reason.is_empty() => {
-                    format!("{waits}, which failed: {}", parent.reason)
+        let job = self.job_of(run_id);
+        match run.undelivered_since_step {
+            None => self.push(Action::Complete { run_id }),
+            Some(_) if run.cancel_requested => self.push(Action::FinishCancelling { run_id }),
+            Some(step) => {
+                let why = format!("undelivered since step {step}; ");
+                match job {
+                    // A short job: it resumes at the last state and delivers what the spool holds.
+                    None => self.candidate(run, &why),
+                    Some((job, sight)) => self.between_attempts(run, job, sight, &why),
                 }
-                RunState::Failed | RunState::Cancelled => {
-                    format!("{waits}, which is {}", parent.state.as_str())
-                }
-                RunState::Complete => format!("{waits}, which is complete and did not keep it"),
-                RunState::Queued | RunState::Running | RunState::Delivering => waits,
-            });
+            }
         }
-        if let Ok(left) = (run.not_before - self.observed.now).to_std()
-            && !left.is_zero()
-        {
-            let seconds = left.as_millis().div_ceil(1000);
-            let why = match &run.last_attempt {
-                Some(last) if !last.reason.is_empty() => format!(": {}", last.reason),
-                _ => String::new(),
-            };
-            return Some(format!("next attempt in {seconds} s{why}"));
-        }
-        (self.n_busy >= self.slots).then(|| {
-            format!(
-                "waits for a free slot ({} of {} busy)",
-                self.n_busy, self.slots
-            )
-        })
     }
 
-    fn running(&mut self, run: &OpenRun) {
+    /// A job of which no attempt is open: it has not begun one, or has ended it.
+    fn between_attempts(&mut self, run: &OpenRun, job: &Job, sight: Sight, why: &str) {
+        let run_id = run.run_id;
+        match sight {
+            Sight::Ended { how } if job.began || run.cancel_requested => {
+                self.push(Action::End { run_id, how });
+            }
+            Sight::Ended { how } => self.lose_job(run, job, how),
+            Sight::Unknown if job.external_id.is_none() && !run.cancel_requested => {
+                if job.asked_for >= self.limits.ask_again_after {
+                    self.push(Action::AskAgain { run_id });
+                } else {
+                    self.explain(run, format!("{why}starting"));
+                }
+            }
+            // Asked for it may still be on its way.
+            Sight::Unknown if job.asked_for < self.limits.ask_again_after => {}
+            Sight::Unknown => {
+                let how = unknown(job);
+                let sight = Sight::Ended { how };
+                self.between_attempts(run, job, sight, why);
+            }
+            Sight::Waiting { .. } | Sight::Alive if run.cancel_requested => self.stop(job),
+            Sight::Waiting { reason } => self.explain(run, format!("{why}{reason}")),
+            // It hangs before its first word, or after its last.
+            Sight::Alive if job.idle_for >= self.limits.begin_within => self.kill(job),
+            Sight::Alive | Sight::Unseen { problem: None } => {
+                self.explain(run, format!("{why}starting"));
+            }
+            Sight::Unseen {
+                problem: Some(problem),
+            } => self.explain(run, format!("{why}{problem}")),
+        }
+    }
+
+    fn running(&mut self, run: &'a OpenRun) {
+        let run_id = run.run_id;
         let Some(attempt) = run.last_attempt.as_ref().filter(|a| a.open) else {
             return;
         };
-        let process = self.observed.processes.get(&run.run_id);
-        let own = process.filter(|p| self.is_of(p, attempt));
-        if let Some(exit) = own.and_then(|p| p.exit.as_deref()) {
-            return self.lose(run, Some(attempt), format!("the trainer {exit}"));
+        let job = self.job_of(run_id);
+        let own = job.as_ref().filter(|(job, _)| attempt.job == Some(job.job));
+        if let Some((_, Sight::Ended { how })) = own {
+            return self.lose_attempt(run, attempt, format!("the trainer {how}"));
         }
         // Nobody can tell it to stop; what it still measures is refused.
         if run.cancel_requested && attempt.offline {
-            return self.lose(run, Some(attempt), "cancelled while offline".to_owned());
+            return self.lose_attempt(run, attempt, "cancelled while offline".to_owned());
         }
-        let now = self.observed.now;
-        if attempt.lease_until < now && self.observed.leases_from <= now {
-            if attempt.offline {
-                return self.overdue(run, attempt);
-            }
-            if own.is_some() {
-                self.actions.push(Action::Kill { run_id: run.run_id });
+        let is_over = attempt.lease_until < self.observed.now
+            && self.observed.leases_from <= self.observed.now;
+        if is_over && attempt.offline {
+            return self.overdue(run);
+        }
+        if is_over {
+            if let Some((job, Sight::Alive)) = own {
+                self.kill(job);
             }
             let silent = "the trainer sent no heartbeat before its lease ran out".to_owned();
-            return self.lose(run, Some(attempt), silent);
+            return self.lose_attempt(run, attempt, silent);
         }
-        if let Some(process) = own.filter(|_| run.cancel_requested) {
-            self.stop(run.run_id, process);
+        let is_own = own.is_some();
+        match job {
+            Some((job, _)) if is_own && run.cancel_requested => self.stop(job),
+            // Somebody took the run over by hand.
+            Some((_, Sight::Ended { how })) if !is_own => self.push(Action::End { run_id, how }),
+            Some((job, Sight::Waiting { .. })) if !is_own => self.stop(job),
+            _ => {}
         }
     }
 
     /// An attempt whose time offline is over: its spool can be imported until another attempt begins,
     /// which ends it.
-    fn overdue(&mut self, run: &OpenRun, attempt: &LastAttempt) {
-        let run_id = run.run_id;
-        match self.observed.processes.get(&run_id) {
-            None => self.start(run, "its time offline is over, import its spool; "),
-            // It began nothing, so there is no other attempt to write off.
-            Some(Process {
-                exit: Some(exit), ..
-            }) => self.lose(run, Some(attempt), format!("the trainer {exit}")),
-            Some(process) if process.age >= self.limits.begin_within => {
-                self.actions.push(Action::Kill { run_id });
-            }
-            Some(_) => self.explain(run, "starting".to_owned()),
+    fn overdue(&mut self, run: &'a OpenRun) {
+        const WHY: &str = "its time offline is over, import its spool; ";
+        match self.job_of(run.run_id) {
+            None => self.candidate(run, WHY),
+            Some((job, sight)) => self.between_attempts(run, job, sight, WHY),
         }
     }
 
-    fn delivering(&mut self, run: &OpenRun) {
-        let run_id = run.run_id;
-        match run.undelivered_since_step {
-            None => self.actions.push(Action::Complete { run_id }),
-            Some(_) if run.cancel_requested => {
-                self.actions.push(Action::FinishCancelling { run_id });
+    /// A job whose run has ended.
+    fn left_over(&mut self, job: &Job) {
+        let run_id = job.run_id;
+        let sight = self.observed.sights.get(&run_id).cloned();
+        match sight.unwrap_or(Sight::Unseen { problem: None }) {
+            Sight::Ended { how } => self.push(Action::End { run_id, how }),
+            Sight::Unknown if job.asked_for >= self.limits.ask_again_after => {
+                self.push(Action::End {
+                    run_id,
+                    how: unknown(job),
+                });
             }
-            Some(_) if let Some(process) = self.observed.processes.get(&run_id) => {
-                let began = run
-                    .last_attempt
-                    .as_ref()
-                    .is_some_and(|a| self.is_of(process, a));
-                match process.exit.as_deref() {
-                    Some(exit) if !began => {
-                        self.lose(run, None, format!("the trainer {exit}"));
-                    }
-                    Some(_) => {}
-                    // Its attempt has ended: it is about to end too, or it hangs.
-                    None if began => self.stop(run_id, process),
-                    None if process.age >= self.limits.begin_within => {
-                        self.actions.push(Action::Kill { run_id });
-                    }
-                    None => {}
-                }
-            }
-            // A short job: it resumes at the last state and delivers what the spool holds.
-            Some(step) => self.start(run, &format!("undelivered since step {step}; ")),
+            Sight::Waiting { .. } => self.stop(job),
+            // Its process is about to end too, or it hangs and holds its place.
+            Sight::Alive if job.idle_for >= self.limits.stop_grace => self.stop(job),
+            Sight::Alive | Sight::Unknown | Sight::Unseen { .. } => {}
         }
     }
 
-    fn is_of(&self, process: &Process, attempt: &LastAttempt) -> bool {
-        process.pid == attempt.pid && self.observed.host == attempt.host
+    fn push(&mut self, action: Action) {
+        self.actions.push(action);
     }
 
-    fn stop(&mut self, run_id: i32, process: &Process) {
-        match process.stopping_for {
-            None => self.actions.push(Action::Stop { run_id }),
-            Some(time) if time >= self.limits.stop_grace => {
-                self.actions.push(Action::Kill { run_id });
-            }
+    fn stop(&mut self, job: &Job) {
+        match job.stopping_for {
+            None => self.push(Action::Stop { run_id: job.run_id }),
+            Some(time) if time >= self.limits.stop_grace => self.kill(job),
             Some(_) => {}
         }
     }
 
-    fn lose(&mut self, run: &OpenRun, attempt: Option<&LastAttempt>, reason: String) {
-        let n_barren = match attempt {
-            Some(attempt) if attempt.progressed => 0,
-            _ => run.barren_attempts + 1,
+    fn kill(&mut self, job: &Job) {
+        if job
+            .killing_for
+            .is_none_or(|time| time >= self.limits.stop_grace)
+        {
+            self.push(Action::Kill { run_id: job.run_id });
+        }
+    }
+
+    fn lose_attempt(&mut self, run: &OpenRun, attempt: &LastAttempt, reason: String) {
+        let n_barren = match attempt.progressed {
+            true => 0,
+            false => run.barren_attempts + 1,
         };
+        self.lose(run, Lost::Attempt(attempt.attempt), n_barren, reason);
+    }
+
+    fn lose_job(&mut self, run: &OpenRun, job: &Job, how: String) {
+        let reason = format!("the trainer {how}");
+        let lost = Lost::Job {
+            job: job.job,
+            outcome: how,
+        };
+        self.lose(run, lost, run.barren_attempts + 1, reason);
+    }
+
+    fn lose(&mut self, run: &OpenRun, lost: Lost, n_barren: u32, reason: String) {
         let (reason, next) = if n_barren >= self.limits.max_barren_attempts {
             let reason =
                 format!("{n_barren} attempts in a row got no further; in the last {reason}");
@@ -288,9 +328,9 @@ impl<'a> Plan<'a> {
             };
             (reason, next)
         };
-        self.actions.push(Action::Lose {
+        self.push(Action::Lose {
             run_id: run.run_id,
-            attempt: attempt.map(|a| a.attempt),
+            lost,
             reason,
             next,
         });
@@ -298,13 +338,26 @@ impl<'a> Plan<'a> {
 
     fn explain(&mut self, run: &OpenRun, reason: String) {
         if run.reason != reason {
-            self.actions.push(Action::Explain {
+            self.push(Action::Explain {
                 run_id: run.run_id,
                 state: run.state,
                 reason,
             });
         }
     }
+}
+
+fn unknown(job: &Job) -> String {
+    match &job.external_id {
+        Some(id) => format!("is gone: {} does not know {id} any more", job.executor),
+        None => format!("never came to {}", job.executor),
+    }
+}
+
+/// How long until a moment; `None` when it has come.
+fn left(until: DateTime<Utc>, now: DateTime<Utc>) -> Option<Duration> {
+    let left = (until - now).to_std().ok()?;
+    (!left.is_zero()).then_some(left)
 }
 
 #[cfg(test)]

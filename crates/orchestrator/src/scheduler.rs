@@ -1,114 +1,339 @@
 //! The loop that brings about what was asked for: observe, plan, apply.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use imprint_store::runs::OpenRuns;
+use imprint_store::runs::{Job, Leader, Lost, OpenRuns, RunState, Sighting};
 use imprint_store::{Error, Store};
 use imprint_telemetry::one_line;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::Limits;
-use crate::local::Local;
-use crate::plan::{Action, Observed, plan};
-use crate::series::Series;
+use crate::desk::{Desk, View};
+use crate::plan::{Action, Observed, Rooms, Sight, plan};
+use crate::series::{Look, Series};
+use crate::trainer::Trainer;
 
 /// How long nothing may happen before the scheduler looks again by itself.
 const TICK: Duration = Duration::from_millis(200);
+
+/// A look that takes long is followed by a pause of so many times that: scheduling takes a tenth of
+/// a processor at most, however many runs there are.
+const PAUSE_FACTOR: u32 = 9;
 
 /// So many ticks without a look may still be a busy machine.
 const AWAY_TICKS: u32 = 5;
 
 pub(crate) struct Scheduler {
     pub(crate) store: Store,
-    pub(crate) local: Local,
-    pub(crate) host: String,
-    pub(crate) slots: usize,
+    /// By the names of the executors.
+    pub(crate) desks: BTreeMap<String, Desk>,
+    pub(crate) rooms: Rooms,
+    pub(crate) trainer: Trainer,
+    /// Host and process, for other orchestrators to say who leads.
+    pub(crate) holder: String,
     pub(crate) limits: Limits,
     pub(crate) series: Series,
     pub(crate) wake: Arc<Notify>,
 }
 
+/// What the loop remembers from look to look.
+struct Memory {
+    leases: Leases,
+    lead: Lead,
+    /// Jobs that could not be handed to their executor, and why.
+    refused: BTreeMap<String, String>,
+}
+
 impl Scheduler {
     /// Works until `stopping` turns true, then stops its trainers.
-    pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
-        let mut leases = Leases::new(self.limits.lease);
+    pub(crate) async fn run(self, mut stopping: watch::Receiver<bool>) {
+        let mut memory = Memory {
+            leases: Leases::new(self.limits.lease),
+            lead: Lead::default(),
+            refused: BTreeMap::new(),
+        };
         let mut is_down = false;
         loop {
-            match self.tick(&mut leases).await {
-                Ok(()) => is_down = false,
+            let began = Instant::now();
+            let acted = match self.tick(&mut memory).await {
+                Ok(acted) => {
+                    is_down = false;
+                    acted
+                }
+                Err(Error::NotLeading) => {
+                    memory.lead.lost();
+                    memory.refused.clear();
+                    false
+                }
                 // Said once: trainers go on, and so does this loop.
                 Err(e) if !is_down => {
                     tracing::warn!("scheduling waits: {}", one_line(&e));
                     is_down = true;
+                    false
                 }
-                Err(_) => {}
+                Err(_) => false,
+            };
+            // The lead is renewed by the next look.
+            let pause = (began.elapsed() * PAUSE_FACTOR).min(self.limits.lead / 3);
+            tokio::select! {
+                () = tokio::time::sleep(TICK), if !acted => {}
+                () = self.wake.notified(), if !acted => {}
+                () = std::future::ready(()), if acted => {}
+                _ = stopping.wait_for(|&stopping| stopping) => break,
             }
             tokio::select! {
-                () = tokio::time::sleep(TICK) => {}
-                () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(began + pause) => {}
                 _ = stopping.wait_for(|&stopping| stopping) => break,
             }
         }
-        self.local.shut_down(self.limits.stop_grace).await;
+        for desk in self.desks.values() {
+            desk.shut_down(self.limits.stop_grace).await;
+        }
+        if let Some(leader) = memory.lead.held
+            && let Err(e) = self.store.resign(leader).await
+        {
+            tracing::warn!("the lead ends by itself: {}", one_line(&e));
+        }
     }
 
-    async fn tick(&mut self, leases: &mut Leases) -> Result<(), Error> {
-        // Processes first: what one did before it ended is then in the database.
-        self.local.observe();
-        let OpenRuns { now, runs } = self.store.open_runs().await?;
-        for run in &runs {
-            if let Some(attempt) = &run.last_attempt
-                && attempt.open
-                && attempt.host == self.host
-            {
-                self.local.adopt(run.run_id, attempt.pid);
-            }
+    /// One look, and what follows from it; whether anything was done, so that more may follow.
+    async fn tick(&self, memory: &mut Memory) -> Result<bool, Error> {
+        let Some(leader) = self.lead(&mut memory.lead).await? else {
+            memory.refused.clear();
+            return Ok(false);
+        };
+        // Executors first: what a trainer did before it ended is then in the database.
+        let views: BTreeMap<&str, Arc<View>> = (self.desks.iter())
+            .map(|(name, desk)| (name.as_str(), desk.view()))
+            .collect();
+        let reading = Instant::now();
+        let OpenRuns { now, runs, jobs } = self.store.open_runs().await?;
+        let read = reading.elapsed();
+        for (name, desk) in &self.desks {
+            let of_desk = jobs.values().filter(|job| job.executor == *name);
+            desk.list(leader, of_desk.cloned().collect());
         }
-        let processes = self.local.processes();
+        let refused = &mut memory.refused;
+        refused.retain(|request_id, _| jobs.values().any(|job| job.request_id == *request_id));
+        let sights: BTreeMap<i32, Sight> = (jobs.values())
+            .map(|job| (job.run_id, sight(leader, job, &views, refused)))
+            .collect();
+        self.note_sightings(leader, &jobs, &views, &sights).await?;
         let observed = Observed {
             now,
-            leases_from: leases.judged_from(now),
-            host: &self.host,
+            leases_from: memory.leases.judged_from(now),
             runs: &runs,
-            processes: &processes,
+            jobs: &jobs,
+            sights: &sights,
+            site: &self.rooms,
         };
-        for action in plan(&observed, self.slots, &self.limits) {
-            self.apply(action).await?;
+        let planning = Instant::now();
+        let actions = plan(&observed, &self.limits);
+        let (plan, acting) = (planning.elapsed(), Instant::now());
+        let mut waiting: Vec<(i32, RunState, String)> = Vec::new();
+        let mut acted = false;
+        for action in actions {
+            match action {
+                Action::Explain {
+                    run_id,
+                    state,
+                    reason,
+                } => waiting.push((run_id, state, reason)),
+                action => {
+                    acted = true;
+                    self.apply(leader, action, &jobs, refused).await?;
+                }
+            }
         }
-        Ok(())
+        if !waiting.is_empty() {
+            self.store.explain_waiting(&waiting).await?;
+        }
+        let act = acting.elapsed();
+        self.series.looked(&Look { read, plan, act });
+        Ok(acted)
     }
 
-    async fn apply(&mut self, action: Action) -> Result<(), Error> {
+    /// The lead, if this orchestrator has it.
+    async fn lead(&self, lead: &mut Lead) -> Result<Option<Leader>, Error> {
+        let lasts = self.limits.lead;
+        if let (Some(held), Some(since)) = (lead.held, lead.renewed)
+            && since.elapsed() < lasts / 3
+        {
+            return Ok(Some(held));
+        }
+        let began = Instant::now();
+        match self.store.take_lead(&self.holder, lead.held, lasts).await? {
+            Ok(leader) => {
+                if lead.held != Some(leader) && lead.follows.take().is_some() {
+                    tracing::info!("leads from now on");
+                }
+                lead.held = Some(leader);
+                lead.renewed = Some(began);
+                Ok(Some(leader))
+            }
+            Err(holder) => {
+                lead.lost();
+                if lead.follows.as_ref() != Some(&holder) {
+                    tracing::info!("{holder} leads; this orchestrator takes over when it is gone");
+                    lead.follows = Some(holder);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Notes what executors call jobs, and which have come to life.
+    async fn note_sightings(
+        &self,
+        leader: Leader,
+        jobs: &BTreeMap<i32, Job>,
+        views: &BTreeMap<&str, Arc<View>>,
+        sights: &BTreeMap<i32, Sight>,
+    ) -> Result<(), Error> {
+        let new = jobs.values().filter_map(|job| {
+            let external_id = views.get(job.executor.as_str())?.external_id(job)?;
+            let was_alive = job.alive_for.is_some();
+            let alive = match sights.get(&job.run_id)? {
+                Sight::Alive => true,
+                Sight::Waiting { .. } => false,
+                Sight::Unseen { .. } | Sight::Unknown | Sight::Ended { .. } => was_alive,
+            };
+            let is_known = job.external_id.as_deref() == Some(external_id) && alive == was_alive;
+            (!is_known).then(|| Sighting {
+                run_id: job.run_id,
+                job: job.job,
+                external_id: external_id.to_owned(),
+                alive,
+            })
+        });
+        let new: Vec<Sighting> = new.collect();
+        match new.is_empty() {
+            true => Ok(()),
+            false => self.store.note_sightings(leader, &new).await,
+        }
+    }
+
+    async fn apply(
+        &self,
+        leader: Leader,
+        action: Action,
+        jobs: &BTreeMap<i32, Job>,
+        refused: &mut BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let store = &self.store;
         match action {
-            Action::Start { run_id } => self.local.start(run_id),
-            Action::Stop { run_id } => self.local.stop(run_id),
-            Action::Kill { run_id } => self.local.kill(run_id),
-            Action::Forget { run_id } => self.local.forget(run_id),
+            Action::Start {
+                run_id,
+                executor,
+                slot,
+            } => {
+                let request_id = Uuid::new_v4().to_string();
+                let opened = store.open_job(leader, run_id, &executor, slot, &request_id);
+                if let Some(job) = opened.await? {
+                    self.submit(leader, job, refused);
+                }
+            }
+            Action::AskAgain { run_id } => {
+                let job = &jobs[&run_id];
+                store.ask_again(leader, run_id, job.job).await?;
+                self.submit(leader, job.clone(), refused);
+            }
+            Action::Stop { run_id } => {
+                let job = &jobs[&run_id];
+                store.stop_job(leader, run_id, job.job).await?;
+                if let Some(desk) = self.desks.get(&job.executor) {
+                    desk.stop(job.clone());
+                }
+            }
+            Action::Kill { run_id } => {
+                let job = &jobs[&run_id];
+                store.kill_job(leader, run_id, job.job).await?;
+                if let Some(desk) = self.desks.get(&job.executor) {
+                    desk.kill(job.clone());
+                }
+            }
+            Action::End { run_id, how } => {
+                store
+                    .end_job(leader, run_id, jobs[&run_id].job, &how)
+                    .await?;
+            }
             Action::Lose {
                 run_id,
-                attempt,
+                lost,
                 reason,
                 next,
             } => {
-                tracing::warn!(run_id, attempt, "{reason}");
-                if attempt.is_some() {
+                tracing::warn!(run_id, "{reason}");
+                if matches!(lost, Lost::Attempt(_)) {
                     self.series.attempt_ended("lost");
                 }
-                self.store
-                    .lose_attempt(run_id, attempt, &reason, &next)
+                store
+                    .lose_attempt(leader, run_id, &lost, &reason, &next)
                     .await?;
             }
-            Action::FinishCancelling { run_id } => self.store.finish_cancelling(run_id).await?,
-            Action::Complete { run_id } => self.store.complete_run(run_id).await?,
+            Action::FinishCancelling { run_id } => store.finish_cancelling(leader, run_id).await?,
+            Action::Complete { run_id } => store.complete_run(leader, run_id).await?,
             Action::Explain {
                 run_id,
                 state,
                 reason,
-            } => self.store.explain_waiting(run_id, state, &reason).await?,
+            } => store.explain_waiting(&[(run_id, state, reason)]).await?,
         }
         Ok(())
+    }
+
+    /// Hands a job to its executor.
+    fn submit(&self, leader: Leader, job: Job, refused: &mut BTreeMap<String, String>) {
+        match (self.trainer.command(&job), self.desks.get(&job.executor)) {
+            (Ok(command), Some(desk)) => desk.submit(leader, job, command),
+            (Err(problem), _) => {
+                refused.insert(job.request_id, format!("could not be started: {problem}"));
+            }
+            // The plan starts nothing there.
+            (Ok(_), None) => {}
+        }
+    }
+}
+
+/// What is known of a job.
+fn sight(
+    leader: Leader,
+    job: &Job,
+    views: &BTreeMap<&str, Arc<View>>,
+    refused: &BTreeMap<String, String>,
+) -> Sight {
+    if let Some(how) = refused.get(&job.request_id) {
+        return Sight::Ended { how: how.clone() };
+    }
+    match views.get(job.executor.as_str()) {
+        Some(view) => view.sight(leader, job),
+        None => Sight::Unseen {
+            problem: Some(format!(
+                "its job is on `{}`, which is no executor of the site file any more",
+                job.executor
+            )),
+        },
+    }
+}
+
+/// Whether this orchestrator leads.
+#[derive(Default)]
+struct Lead {
+    held: Option<Leader>,
+    renewed: Option<Instant>,
+    /// Who leads instead.
+    follows: Option<String>,
+}
+
+impl Lead {
+    fn lost(&mut self) {
+        self.held = None;
+        self.renewed = None;
     }
 }
 

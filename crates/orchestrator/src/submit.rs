@@ -1,84 +1,151 @@
 //! From an experiment file to stored runs: everything is checked before anything is stored.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
-use imprint_core::{CheckpointIdentity, ExperimentSpec, RunSpec, Standing};
-use imprint_data::TrainingData;
+use imprint_core::{CheckpointIdentity, ExperimentSpec, RunSpec, Schedule, SpecHash, Standing};
+use imprint_data::{CheckpointFiles, TrainingData};
 use imprint_proto::status::{internal, invalid};
 use imprint_proto::{check_text, pb};
 use imprint_store::Store;
 use imprint_store::runs::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Submission};
 use prost::Message as _;
+use serde_json::json;
 use tonic::Status;
 
 use imprint_telemetry::one_line;
 
+use crate::estimate::Estimator;
+use crate::series::Series;
+use crate::service::to_state;
+use crate::site::{Roots, Site};
 use crate::status::{from_store, invalid_experiment};
 
-/// Validates an experiment and stores the runs that are not there yet.
-///
-/// # Errors
-/// `INVALID_ARGUMENT` with one line that says what to change; nothing is stored then.
-pub(crate) async fn submit(
-    store: &Store,
-    request: pb::SubmitExperimentRequest,
-) -> Result<pb::SubmitExperimentResponse, Status> {
-    if request.request_id.is_empty() && !request.dry_run {
-        let problem = "choose one, such as a UUID, and repeat it with the call";
-        return Err(invalid("request_id", problem));
-    }
-    check_text("request_id", &request.request_id)?;
-    if !request.dry_run {
-        let answer = store
-            .submission_answer(&request.request_id)
-            .await
-            .map_err(from_store)?;
-        if let Some(answer) = answer {
-            return decode(&answer);
-        }
-    }
-    let base_dir = Path::new(&request.base_dir);
-    if !base_dir.is_absolute() {
-        let problem = format!("`{}` is not an absolute directory", request.base_dir);
-        return Err(invalid("base_dir", &problem));
-    }
-    let spec = ExperimentSpec::parse(&request.toml, Path::new(&request.file), base_dir)
-        .map_err(|e| invalid_experiment(one_line(&e)))?;
-    let parents = parents(store, &spec).await?;
-    let standings = parent_standings(store, &spec, &parents).await?;
-    let name = spec.name.clone();
-    // Files are read and texts are tokenised.
-    let valid = tokio::task::spawn_blocking(move || validate(&spec, &parents, &standings))
-        .await
-        .map_err(|e| internal(format!("validating the experiment failed: {e}")))??;
+/// Takes experiments in.
+pub(crate) struct Intake {
+    pub(crate) store: Store,
+    pub(crate) site: Site,
+    /// The trainer, which knows how much memory models take.
+    pub(crate) trainer: PathBuf,
+    pub(crate) series: Series,
+}
 
-    let experiment = NewExperiment {
-        name,
-        toml: request.toml,
-        request_id: request.request_id,
-        runs: valid.runs,
-    };
-    let encode = |new: &[bool]| {
-        let mut runs = valid.answered;
-        for (run, &new) in runs.iter_mut().zip(new) {
-            run.new = new;
+impl Intake {
+    /// Validates an experiment and stores the runs that are not there yet.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` with one line that says what to change; nothing is stored then.
+    pub(crate) async fn submit(
+        &self,
+        request: pb::SubmitExperimentRequest,
+    ) -> Result<pb::SubmitExperimentResponse, Status> {
+        let store = &self.store;
+        if request.request_id.is_empty() && !request.dry_run {
+            let problem = "choose one, such as a UUID, and repeat it with the call";
+            return Err(invalid("request_id", problem));
         }
-        let answer = pb::SubmitExperimentResponse {
-            experiment: experiment.name.clone(),
-            runs,
-            warnings: valid.warnings,
+        check_text("request_id", &request.request_id)?;
+        if let Some(rate) = request.tokens_per_second
+            && !(rate.is_finite() && rate > 0.0)
+        {
+            let problem = format!("{rate} is no rate: it must be greater than 0");
+            return Err(invalid("tokens_per_second", &problem));
+        }
+        if !request.dry_run {
+            let answer = store
+                .submission_answer(&request.request_id)
+                .await
+                .map_err(from_store)?;
+            if let Some(answer) = answer {
+                return decode(&answer);
+            }
+        }
+        let base_dir = Path::new(&request.base_dir);
+        if !base_dir.is_absolute() {
+            let problem = format!("`{}` is not an absolute directory", request.base_dir);
+            return Err(invalid("base_dir", &problem));
+        }
+        let validating = Instant::now();
+        let spec = self.parse(&request, base_dir)?;
+        let parents = parents(store, &spec).await?;
+        let standings = parent_standings(store, &spec, &parents).await?;
+        let name = spec.name.clone();
+        let roots = self.site.roots.clone();
+        // Files are read and texts are tokenised.
+        let valid =
+            tokio::task::spawn_blocking(move || validate(&spec, &roots, &parents, &standings))
+                .await
+                .map_err(|e| internal(format!("validating the experiment failed: {e}")))??;
+
+        let experiment = NewExperiment {
+            name,
+            toml: request.toml,
+            request_id: request.request_id,
+            runs: valid.runs,
         };
-        answer.encode_to_vec()
-    };
-    let submitted = match request.dry_run {
-        true => store.try_submit(&experiment, encode).await,
-        false => store.submit(&experiment, encode).await,
-    };
-    match submitted.map_err(from_store)? {
-        Submission::Answered(answer) => decode(&answer),
-        Submission::Refused(refusal) => Err(invalid_experiment(refusal.to_string())),
+        let encode = |known: &[Option<KnownRun>]| {
+            let mut runs = valid.answered;
+            for (run, known) in runs.iter_mut().zip(known) {
+                run.new = known.is_none();
+                run.set_state(
+                    known
+                        .as_ref()
+                        .map_or(pb::RunState::Unspecified, |k| to_state(k.state)),
+                );
+            }
+            let answer = pb::SubmitExperimentResponse {
+                experiment: experiment.name.clone(),
+                runs,
+                warnings: valid.warnings,
+                estimate: None,
+            };
+            answer.encode_to_vec()
+        };
+        let (validated_in, storing) = (validating.elapsed(), Instant::now());
+        let submitted = match request.dry_run {
+            true => store.try_submit(&experiment, encode).await,
+            false => store.submit(&experiment, encode).await,
+        };
+        let mut answer = match submitted.map_err(from_store)? {
+            Submission::Answered(answer) => decode(&answer)?,
+            Submission::Refused(refusal) => return Err(invalid_experiment(refusal.to_string())),
+        };
+        if request.dry_run {
+            let estimator = Estimator {
+                store,
+                site: &self.site,
+                trainer: &self.trainer,
+                tokens_per_second: request.tokens_per_second,
+            };
+            let runs: Vec<_> = experiment.runs.iter().zip(&answer.runs).collect();
+            answer.estimate = Some(estimator.estimate(&runs).await?);
+        } else {
+            self.series.submitted(validated_in, storing.elapsed());
+        }
+        Ok(answer)
+    }
+
+    /// The experiment, its files found and its executors there.
+    fn parse(
+        &self,
+        request: &pb::SubmitExperimentRequest,
+        base_dir: &Path,
+    ) -> Result<ExperimentSpec, Status> {
+        let file = Path::new(&request.file);
+        let roots = &self.site.roots;
+        let spec =
+            ExperimentSpec::parse_with(&request.toml, file, |path| roots.place(base_dir, path));
+        let spec = spec.map_err(|e| invalid_experiment(one_line(&e)))?;
+        for resources in spec.resources() {
+            let executor = self.site.executor(resources.executor.as_deref());
+            executor.map_err(|problem| {
+                let file = file.display();
+                invalid_experiment(format!("{file}: `resources.executor`: {problem}"))
+            })?;
+        }
+        Ok(spec)
     }
 }
 
@@ -178,35 +245,115 @@ struct Valid {
 
 fn validate(
     spec: &ExperimentSpec,
+    roots: &Roots,
     parents: &BTreeMap<String, KnownRun>,
     standings: &[Option<Standing>],
 ) -> Result<Valid, Status> {
+    check_checkpoint_files(spec, roots)?;
     let inputs = imprint_data::resolve(spec, |label| parents.get(label).map(|p| p.hash.clone()))
         .map_err(|e| invalid_experiment(one_line(&e)))?;
     let specs = spec
         .expand(&inputs)
         .map_err(|e| invalid_experiment(one_line(&e)))?;
+    let hashes: Vec<SpecHash> = specs.iter().map(|run| run.identity.hash()).collect();
+    check_differences(&specs, &hashes)?;
     check_schedules(spec, &specs, standings)?;
+    let (plans, plan_of, warnings) = plans(&specs)?;
+    let runs = specs.into_iter().zip(hashes).zip(plan_of);
+    let (runs, answered) = runs
+        .map(|((spec, hash), plan)| {
+            let plan = &plans[plan];
+            let run = NewRun {
+                hash,
+                reading_steps: plan.reading_steps.clone(),
+                n_facts: plan.n_facts,
+                schedule: plan.schedule.clone(),
+                probe_set: plan.probe_set.clone(),
+                parent_run_id: parent_run_id(&spec, parents),
+                spec,
+            };
+            let answered = describe(&run, plan);
+            (run, answered)
+        })
+        .unzip();
+    Ok(Valid {
+        runs,
+        answered,
+        warnings,
+    })
+}
+
+/// Makes sure that every file of a checkpoint may be read: its names may be links, and a list of
+/// shards may name anything.
+fn check_checkpoint_files(spec: &ExperimentSpec, roots: &Roots) -> Result<(), Status> {
+    if !roots.only {
+        return Ok(());
+    }
+    for checkpoint in &spec.checkpoint {
+        let Some(path) = &checkpoint.path else {
+            continue;
+        };
+        let files = CheckpointFiles::find(path).map_err(|e| invalid_experiment(one_line(&e)))?;
+        let others = [files.optimizer, files.manifest, files.trainer_state];
+        let files = [files.config].into_iter().chain(files.weights);
+        for file in files.chain(others.into_iter().flatten()) {
+            roots.check(&file).map_err(|problem| {
+                invalid_experiment(format!("checkpoint `{}`: {problem}", checkpoint.name))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails where two cells are one run: what differs between them changes no number.
+fn check_differences(specs: &[RunSpec], hashes: &[SpecHash]) -> Result<(), Status> {
+    let mut first_of: BTreeMap<&SpecHash, &str> = BTreeMap::new();
+    for (spec, hash) in specs.iter().zip(hashes) {
+        if let Some(first) = first_of.insert(hash, &spec.label) {
+            return Err(invalid_experiment(format!(
+                "`{first}` and `{}` are the same run: what differs between them changes no number \
+                 of it; leave one of them out",
+                spec.label
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What runs do that differ in their seeds, rates and checkpoints only.
+struct Plan {
+    reading_steps: Arc<[u32]>,
+    n_facts: usize,
+    schedule: Arc<Schedule>,
+    probe_set: Arc<NewProbeSet>,
+    /// Tokens of all probes.
+    n_probe_tokens: u64,
+    /// In one batch.
+    most_injected_tokens: u32,
+}
+
+/// The plans of runs, each made once, the position of each run's, and what looks wrong.
+type Plans = (Vec<Plan>, Vec<usize>, Vec<String>);
+
+fn plans(specs: &[RunSpec]) -> Result<Plans, Status> {
+    let mut firsts: Vec<RunSpec> = Vec::new();
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let plan_of = specs.iter().map(|spec| {
+        *seen.entry(plan_key(spec)).or_insert_with(|| {
+            firsts.push(spec.clone());
+            firsts.len() - 1
+        })
+    });
+    let plan_of: Vec<usize> = plan_of.collect();
     let mut probe_sets: BTreeMap<String, Arc<NewProbeSet>> = BTreeMap::new();
-    let mut runs = Vec::with_capacity(specs.len());
-    let mut answered = Vec::with_capacity(specs.len());
+    let mut plans = Vec::with_capacity(firsts.len());
     let mut warnings: Vec<String> = Vec::new();
-    imprint_data::visit_plans(&specs, |spec, data| {
+    imprint_data::visit_plans(&firsts, |_, data| {
         let set = probe_set(data);
         let probe_set = probe_sets
             .entry(set.sha256().to_owned())
             .or_insert_with(|| Arc::new(set));
-        let run = NewRun {
-            hash: spec.identity.hash(),
-            spec: spec.clone(),
-            reading_steps: data.reading_steps().to_vec(),
-            n_facts: data.facts().len(),
-            schedule: data.schedule().clone(),
-            probe_set: probe_set.clone(),
-            parent_run_id: parent_run_id(spec, parents),
-        };
-        answered.push(describe(&run, data));
-        runs.push(run);
+        plans.push(plan(data, probe_set));
         for warning in data.warnings() {
             if !warnings.contains(warning) {
                 warnings.push(warning.clone());
@@ -214,11 +361,42 @@ fn validate(
         }
     })
     .map_err(|e| invalid_experiment(one_line(&e)))?;
-    Ok(Valid {
-        runs,
-        answered,
-        warnings,
-    })
+    Ok((plans, plan_of, warnings))
+}
+
+/// All of a run that its plan follows from, beside the files that runs of an experiment share.
+fn plan_key(run: &RunSpec) -> String {
+    let identity = &run.identity;
+    json!([
+        identity.corpus,
+        identity.scenario_name,
+        identity.scenario,
+        identity.batch_size,
+        identity.seq_len,
+        identity.eos,
+        identity.document_mask,
+        identity.training.steps,
+        identity.probing,
+    ])
+    .to_string()
+}
+
+fn plan(data: &TrainingData, probe_set: &Arc<NewProbeSet>) -> Plan {
+    let schedule = data.schedule();
+    let injected = schedule.injections().chunk_by(|a, b| a.step == b.step);
+    let most_injected = injected.map(|at_step| data.n_injected_tokens(at_step[0].step));
+    let probe_tokens = data
+        .tokenized_probes()
+        .iter()
+        .map(|p| p.tokens.len() as u64);
+    Plan {
+        reading_steps: data.reading_steps().into(),
+        n_facts: data.facts().len(),
+        probe_set: probe_set.clone(),
+        n_probe_tokens: probe_tokens.sum(),
+        most_injected_tokens: most_injected.max().unwrap_or(0),
+        schedule: Arc::new(schedule.clone()),
+    }
 }
 
 fn parent_run_id(spec: &RunSpec, parents: &BTreeMap<String, KnownRun>) -> Option<i32> {
@@ -240,22 +418,21 @@ fn probe_set(data: &TrainingData) -> NewProbeSet {
     NewProbeSet::new(probes.collect())
 }
 
-fn describe(run: &NewRun, data: &TrainingData) -> pb::SubmittedRun {
+fn describe(run: &NewRun, plan: &Plan) -> pb::SubmittedRun {
     let identity = &run.spec.identity;
     let n_updates = identity.training.steps;
-    let batch_tokens = u64::from(identity.batch_size) * u64::from(identity.seq_len);
-    let injected = run.schedule.injections().chunk_by(|a, b| a.step == b.step);
-    let most_injected = injected
-        .map(|at_step| data.n_injected_tokens(at_step[0].step))
-        .max();
+    let batch_tokens = identity.tokens_per_update();
+    let n_readings = run.reading_steps.len();
     pb::SubmittedRun {
         run: run.spec.label.clone(),
         hash: run.hash.0.clone(),
         new: false,
         n_updates,
-        n_readings: run.reading_steps.len() as u32,
+        n_readings: n_readings as u32,
         n_probes: run.probe_set.probes().len() as u32,
         n_tokens: u64::from(n_updates) * batch_tokens,
-        max_injected_share: most_injected.unwrap_or(0) as f32 / batch_tokens as f32,
+        max_injected_share: plan.most_injected_tokens as f32 / batch_tokens as f32,
+        n_probe_tokens: n_readings as u64 * plan.n_probe_tokens,
+        state: pb::RunState::Unspecified.into(),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imprint_access::Door;
 use imprint_core::Settled;
-use imprint_orchestrator::{Config, Error, Limits, TrainerCertificates};
+use imprint_orchestrator::{Config, Error, Limits, Site, TrainerCertificates};
 use imprint_proto::Channel;
 use imprint_proto::pb;
 use imprint_proto::pb::RunState;
@@ -80,7 +80,7 @@ async fn bench_behind(
         data_dir: dir.path().join("data"),
         trainer: program,
         environment: Vec::new(),
-        slots: usize::from(trainer.is_some()),
+        site: Site::local(usize::from(trainer.is_some())),
         limits: Limits {
             lease,
             first_back_off: Duration::from_millis(10),
@@ -111,6 +111,8 @@ async fn bench_behind(
 
 #[path = "service/hostile.rs"]
 mod hostile;
+#[path = "service/people.rs"]
+mod people;
 #[path = "service/watched.rs"]
 mod watched;
 
@@ -168,6 +170,7 @@ impl Bench {
             file: "experiment.toml".to_owned(),
             base_dir: self.dir.path().display().to_string(),
             dry_run: false,
+            tokens_per_second: None,
         }
     }
 
@@ -212,6 +215,7 @@ impl Bench {
             pid: 1,
             machine: "x86".to_owned(),
             offline_seconds: None,
+            ..Default::default()
         };
         let begun = self.trainers.clone().begin_attempt(request).await;
         begun.map(tonic::Response::into_inner)
@@ -310,7 +314,7 @@ impl Bench {
     async fn cancel(&self, name: &str) -> Vec<String> {
         let request = pb::CancelExperimentRequest {
             name: name.to_owned(),
-            run: String::new(),
+            ..Default::default()
         };
         let answer = self
             .people
@@ -324,6 +328,7 @@ impl Bench {
     async fn retry(&self, name: &str) -> Vec<String> {
         let request = pb::RetryExperimentRequest {
             name: name.to_owned(),
+            ..Default::default()
         };
         self.people
             .clone()
@@ -394,13 +399,13 @@ async fn a_request_is_answered_once_and_a_run_stored_once() {
     assert_eq!(bench.count("select count(*) from imprint.run").await, 2);
     let experiments = bench
         .people
-        .list_experiments(pb::ListExperimentsRequest {})
+        .list_experiments(pb::ListExperimentsRequest::default())
         .await
         .unwrap();
     let experiments = experiments.into_inner().experiments;
     let names: Vec<&str> = experiments.iter().map(|e| e.name.as_str()).collect();
-    assert_eq!(names, ["pre", "other"]);
-    assert_eq!(experiments[0].runs_by_state["queued"], 2);
+    assert_eq!(names, ["other", "pre"]);
+    assert_eq!(experiments[1].runs_by_state["queued"], 2);
     bench.shut_down().await;
 }
 
@@ -427,12 +432,6 @@ async fn a_plan_is_stored_for_queries() {
     let held_out = "select count(*) from imprint.run_fact f join imprint.run_arm a
                     using (run_id, arm) where a.name = 'held_out'";
     assert_eq!(bench.count(held_out).await, 2);
-    // Its partition is there.
-    let reading = "insert into imprint.step_reading values (1, 0, 0, 1, '{}', '{}', '{}')";
-    sqlx::query(reading)
-        .execute(bench.db.store.pool())
-        .await
-        .unwrap();
     bench.shut_down().await;
 }
 
@@ -686,7 +685,10 @@ async fn a_child_starts_from_a_state_that_its_parent_keeps() {
             run.reason.contains("slot")
         })
         .await;
-    assert_eq!(waiting.reason, "waits for a free slot (0 of 0 busy)");
+    assert_eq!(
+        waiting.reason,
+        "waits for a free slot (0 of 0 busy on local)"
+    );
     let begun = bench.begin(waiting.run_id).await.unwrap();
     assert!(begun.parents[0].path.ends_with("attempts/1/states/step-10"));
 

@@ -3,6 +3,7 @@
 //! Messages are checked once, when they are received (`TryFrom<pb::…>`); sending cannot fail.
 
 mod client;
+pub mod page;
 mod secret;
 pub mod status;
 

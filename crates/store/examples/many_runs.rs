@@ -9,7 +9,7 @@ use imprint_core::StepReadings;
 use imprint_store::archive::{Sure, archive, drop_run, restore};
 use imprint_store::ingest::{Message, Writer};
 use imprint_store::{Store, derived};
-use imprint_testkit::{ManyRuns, SeedRun, TestDb, begin_attempt, seed_run};
+use imprint_testkit::{ManyRuns, SeedRun, TestDb, begin_attempt, complete_run, seed_run};
 use sqlx::AssertSqlSafe;
 
 /// The reference study's run.
@@ -91,8 +91,7 @@ async fn put_away(db: &TestDb) {
             run.n_probes(),
             seconds(took)
         );
-        let ended = format!("update imprint.run set state = 'complete' where run_id = {run_id}");
-        execute(store, &ended).await;
+        complete_run(store, run_id).await;
         run_ids.push(run_id);
     }
     execute(store, "vacuum analyze").await;

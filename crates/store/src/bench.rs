@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
-use crate::runs::{NewExperiment, Process, insert_probe_set, insert_run};
+use crate::runs::{NewExperiment, NewRun, ProbeSets, Process, insert_runs};
 use crate::{Error, Store};
 
 /// How long an attempt of a simulated trainer is left alone: it sends no heartbeats.
@@ -45,11 +45,8 @@ impl SimulatedRuns {
             .bind(&experiment.toml)
             .fetch_one(&mut *tx)
             .await?;
-            let mut run_ids = Vec::with_capacity(experiment.runs.len());
-            for run in &experiment.runs {
-                let probe_set_id = insert_probe_set(&mut tx, &run.probe_set).await?;
-                run_ids.push(insert_run(&mut tx, run, probe_set_id).await?);
-            }
+            let runs: Vec<&NewRun> = experiment.runs.iter().collect();
+            let run_ids = insert_runs(&mut tx, &runs, &mut ProbeSets::default()).await?;
             sqlx::query(
                 "with begun as (
                      update imprint.run set state = 'running', started_at = now()

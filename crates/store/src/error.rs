@@ -61,6 +61,9 @@ pub enum Error {
     /// Another attempt took the run over, or this one was ended.
     #[error("attempt {attempt} of run {run} is not its current one")]
     StaleAttempt { run: i32, attempt: u32 },
+    /// Another orchestrator took over: this one may change nothing any more.
+    #[error("another orchestrator leads")]
+    NotLeading,
 }
 
 impl Error {

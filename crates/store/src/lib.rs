@@ -15,6 +15,7 @@ mod float4;
 pub mod ingest;
 mod lanes;
 pub mod pages;
+pub mod rates;
 pub mod results;
 pub mod roles;
 pub mod runs;

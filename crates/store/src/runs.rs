@@ -5,17 +5,25 @@
 //! All times are the database's.
 
 mod attempts;
+mod details;
 mod import;
+mod jobs;
+mod record;
 mod scheduling;
 mod submission;
 mod views;
+mod wishes;
 
 pub use attempts::{AttemptEnd, Begin, BegunAttempt, Process, Progress, SavedState, Segment};
+pub use details::{AttemptView, Event, JobView, ParentView, RunDetails, RunRef};
 pub use import::{BegunImport, NewImport};
-pub use scheduling::{LastAttempt, Next, OpenRun, OpenRuns, Parent};
+pub use jobs::{Job, Leader, Sighting};
+pub use record::{RecordedAttempt, RecordedRun};
+pub use scheduling::{LastAttempt, Lost, Next, OpenRun, OpenRuns, Parent};
 pub use submission::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Refusal, Submission};
-pub(crate) use submission::{insert_probe_set, insert_run};
-pub use views::{ExperimentSummary, Overview, RunView};
+pub(crate) use submission::{ProbeSets, insert_runs};
+pub use views::{ExperimentPage, ExperimentSummary, Overview, RunPage, RunView};
+pub use wishes::Runs;
 
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]

@@ -61,7 +61,7 @@ impl Home {
 
 /// What a process was told at its start. It reads as nothing while the kernel is between a program's
 /// `exec` and its first instruction, so nothing is looked at again for a while.
-fn environment(pid: i32) -> Vec<u8> {
+pub(crate) fn environment(pid: i32) -> Vec<u8> {
     for _ in 0..20 {
         let said = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let is_program = fs::read_link(format!("/proc/{pid}/exe")).is_ok();

@@ -1,5 +1,5 @@
-//! What tests need to run against the real thing: a Postgres of their own, processes, a bad network,
-//! a small disk, a collector of traces, a deadline.
+//! What tests need to run against the real thing: a Postgres of their own, a Slurm cluster, processes,
+//! a bad network, a small disk, a collector of traces, a deadline.
 //!
 //! Everything here panics when it fails, with what it was doing: it is for tests only.
 
@@ -11,6 +11,7 @@ mod many_runs;
 mod process;
 mod proxy;
 mod seed;
+pub mod slurm;
 mod study;
 mod tmpfs;
 
@@ -21,6 +22,6 @@ pub use home::Home;
 pub use many_runs::{ManyRuns, ManyRunsReport, QueryCost};
 pub use process::{ChildGuard, bin, free_port, http_get, output, wait_until};
 pub use proxy::{Proxy, Weather};
-pub use seed::{SeedRun, begin_attempt, seed_run};
+pub use seed::{SeedRun, begin_attempt, complete_run, seed_run};
 pub use study::Study;
 pub use tmpfs::Tmpfs;

@@ -160,10 +160,13 @@ pub async fn begin_attempt(store: &Store, run_id: i32) -> u32 {
     .await
     .expect("end an attempt");
     let attempt: i32 = sqlx::query_scalar(
-        "insert into imprint.attempt (run_id, attempt, host, pid, device, machine, lease_until)
+        r#"insert into imprint.attempt (run_id, attempt, host, pid, device, machine, lease_until,
+             record)
          select $1, coalesce(max(attempt), 0) + 1, 'host', 1, 'cpu', 'machine',
-             now() + interval '1 minute'
-         from imprint.attempt where run_id = $1 returning attempt",
+             now() + interval '1 minute',
+             '{"program": "simulated", "version": "0.1.0", "revision": "none",
+               "binary_sha256": "none"}'
+         from imprint.attempt where run_id = $1 returning attempt"#,
     )
     .bind(run_id)
     .fetch_one(&mut *tx)
@@ -171,4 +174,25 @@ pub async fn begin_attempt(store: &Store, run_id: i32) -> u32 {
     .expect("begin an attempt");
     tx.commit().await.expect("commit an attempt");
     attempt as u32
+}
+
+/// Lets a run that is queued or running go through its states until it is complete.
+pub async fn complete_run(store: &Store, run_id: i32) {
+    for (from, to) in [
+        ("queued", "running"),
+        ("running", "delivering"),
+        ("delivering", "complete"),
+    ] {
+        sqlx::query(
+            "update imprint.run
+             set state = $3, finished_at = case when $3 = 'complete' then now() end
+             where run_id = $1 and state = $2",
+        )
+        .bind(run_id)
+        .bind(from)
+        .bind(to)
+        .execute(store.pool())
+        .await
+        .expect("go to the next state of a run");
+    }
 }

@@ -10,7 +10,7 @@ use imprint_store::ingest::{Message, Writer};
 use imprint_store::runs::{NewExperiment, NewProbe, NewProbeSet, NewRun, Submission};
 use imprint_store::{Store, derived};
 
-use crate::seed::{SeedRun, begin_attempt};
+use crate::seed::{SeedRun, begin_attempt, complete_run};
 
 /// Readings of one commit.
 const READINGS_PER_APPEND: usize = 16;
@@ -108,9 +108,9 @@ impl Study {
             runs: vec![NewRun {
                 hash: spec.identity.hash(),
                 spec,
-                reading_steps: self.reading_steps.clone(),
+                reading_steps: self.reading_steps.as_slice().into(),
                 n_facts: self.facts.len(),
-                schedule: self.schedule(),
+                schedule: Arc::new(self.schedule()),
                 probe_set: Arc::new(NewProbeSet::new(probes.collect())),
                 parent_run_id: None,
             }],
@@ -172,13 +172,7 @@ impl Study {
         append(&mut writer, updates).await;
         let made = derived::make_chunks(store, run_id).await;
         made.expect("make chunks");
-        sqlx::query(
-            "update imprint.run set state = 'complete', finished_at = now() where run_id = $1",
-        )
-        .bind(run_id)
-        .execute(store.pool())
-        .await
-        .expect("call a run complete");
+        complete_run(store, run_id).await;
     }
 }
 

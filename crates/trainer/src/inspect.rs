@@ -42,6 +42,8 @@ fn without_weights(name: &str) -> CheckpointSpec {
     CheckpointSpec {
         name: name.to_owned(),
         path: None,
+        sha256: None,
+        trainer_state_sha256: None,
         run: None,
         step: None,
         init: Some(ModelSpec {

@@ -4,8 +4,11 @@ mod control;
 mod convert;
 mod inspect;
 mod machine;
+mod memory;
 mod probe;
+mod record;
 mod run;
+mod stage;
 mod start;
 mod state;
 mod stop;
@@ -18,6 +21,7 @@ use imprint_proto::{CredentialFiles, Target};
 use imprint_telemetry::Sampling;
 
 use self::run::Source;
+use self::stage::StageConfig;
 
 /// Training makes and drops large buffers at every operation: an allocator that keeps them is a
 /// quarter of the speed on a CPU.
@@ -38,9 +42,9 @@ struct Arguments {
 enum Command {
     /// Execute a run's next attempt; the orchestrator starts this.
     ///
-    /// Exit code 0: finished or stopped as asked (SIGTERM, SIGINT, SIGUSR1: saved and flushed);
-    /// 1: failed, and the orchestrator knows why; 3: a later attempt has taken the run over; 130:
-    /// SIGINT while it was about to stop.
+    /// Exit code 0: finished or stopped as asked (SIGINT, or by the orchestrator: saved and flushed;
+    /// by SIGTERM or SIGUSR1 see --stopped-exit-code); 1: failed, and the orchestrator knows why; 3: a
+    /// later attempt has taken the run over; 130: a further SIGINT while it was about to stop.
     Run {
         /// Address of the orchestrator, such as http://127.0.0.1:7432.
         #[arg(long, env = "IMPRINT_ORCHESTRATOR", required_unless_present = "ticket")]
@@ -48,9 +52,24 @@ enum Command {
         /// Number of the run.
         #[arg(long, required_unless_present = "ticket", conflicts_with = "ticket")]
         run_id: Option<i32>,
+        /// What the executor that started this process calls its job; an attempt of a job that was
+        /// written off is refused.
+        #[arg(long, value_name = "ID", conflicts_with = "ticket")]
+        job: Option<String>,
+        /// Exit code after SIGTERM or SIGUSR1, once it has saved: by one of its own, such as 85, a
+        /// batch system knows that it is to start the job again (Slurm: `RequeueExit`).
+        #[arg(long, value_name = "CODE", default_value_t = 0)]
+        stopped_exit_code: u8,
         /// Work offline, by a ticket from `imprint take`; `imprint import` delivers later.
         #[arg(long, value_name = "FILE")]
         ticket: Option<PathBuf>,
+        /// A directory of this node: what is read again and again (corpora, checkpoints, tokenizers)
+        /// is copied there once for all trainers, and read there.
+        #[arg(long, value_name = "DIR", requires = "stage_gib")]
+        stage_dir: Option<PathBuf>,
+        /// How much the copies may take: those that no trainer uses make room for others.
+        #[arg(long, value_name = "GIB", requires = "stage_dir", value_parser = gib)]
+        stage_gib: Option<u64>,
         /// A file with the run's token, where the orchestrator asks for one; nobody but its owner may
         /// be able to read it.
         #[arg(long, value_name = "FILE")]
@@ -119,6 +138,10 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Say how much memory runs will fill; the orchestrator asks this for `--dry-run`.
+    ///
+    /// Reads a JSON array of questions from standard input, and answers in another.
+    Memory,
 }
 
 fn main() -> ExitCode {
@@ -138,29 +161,37 @@ fn run(command: Command, sampling: Sampling) -> anyhow::Result<ExitCode> {
         Command::Run {
             orchestrator,
             run_id,
+            job,
+            stopped_exit_code,
             ticket,
+            stage_dir,
+            stage_gib,
             token_file,
             ca,
             client_cert,
             client_key,
-        } => match (ticket, orchestrator, run_id) {
-            (None, Some(url), Some(run_id)) => {
-                let files = CredentialFiles {
-                    ca,
-                    identity: client_cert.zip(client_key),
-                    token: token_file,
-                };
-                let credentials = files.load()?;
-                run::run(
-                    Source::Orchestrator(Target { url, credentials }, run_id),
-                    sampling,
-                )
-            }
-            (Some(ticket), ..) => run::run(Source::Ticket(ticket), sampling),
-            _ => Err(anyhow::anyhow!(
-                "give --orchestrator and --run-id, or --ticket"
-            )),
-        },
+        } => {
+            let stage =
+                (stage_dir.zip(stage_gib)).map(|(dir, max_bytes)| StageConfig { dir, max_bytes });
+            let source = match (ticket, orchestrator, run_id) {
+                (None, Some(url), Some(run_id)) => {
+                    let files = CredentialFiles {
+                        ca,
+                        identity: client_cert.zip(client_key),
+                        token: token_file,
+                    };
+                    let credentials = files.load()?;
+                    Source::Orchestrator {
+                        target: Target { url, credentials },
+                        run_id,
+                        job,
+                    }
+                }
+                (Some(ticket), ..) => Source::Ticket(ticket),
+                _ => anyhow::bail!("give --orchestrator and --run-id, or --ticket"),
+            };
+            run::run(source, sampling, stopped_exit_code, stage)
+        }
         Command::Probe {
             checkpoint,
             tokenizer,
@@ -176,5 +207,14 @@ fn run(command: Command, sampling: Sampling) -> anyhow::Result<ExitCode> {
             run,
             all,
         } => inspect::run(&experiment, step, run, all).map(|()| ExitCode::SUCCESS),
+        Command::Memory => memory::run().map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The bytes of a number of GiB.
+fn gib(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(gib) if gib > 0.0 && gib.is_finite() => Ok((gib * f64::from(1 << 30)) as u64),
+        _ => Err("want a number greater than 0".to_owned()),
     }
 }

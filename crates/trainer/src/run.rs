@@ -20,6 +20,8 @@ use tracing::{Instrument as _, Span};
 
 use crate::control::{self, Control, Progress, Unrecorded};
 use crate::machine::{self, Machine};
+use crate::record::Record as AttemptRecord;
+use crate::stage::{Stage, StageConfig};
 use crate::start;
 use crate::state::{self, AttemptDir, Position, StateWriter};
 use crate::stop::{Stop, StopSignal};
@@ -46,7 +48,9 @@ impl Ending {
     fn last_words(&self) -> (AttemptOutcome, String) {
         match self {
             Self::Finished => (AttemptOutcome::Finished, String::new()),
-            Self::Stopped(Stop::Asked) => (AttemptOutcome::Stopped, "asked to stop".to_owned()),
+            Self::Stopped(Stop::Yield | Stop::Asked) => {
+                (AttemptOutcome::Stopped, "asked to stop".to_owned())
+            }
             Self::Stopped(Stop::Stale(reason)) => (AttemptOutcome::Stopped, reason.clone()),
             Self::Stopped(Stop::Failed(reason)) => (AttemptOutcome::Failed, reason.clone()),
         }
@@ -55,33 +59,50 @@ impl Ending {
 
 /// Who says which attempt this is.
 pub(crate) enum Source {
-    /// The orchestrator at an address, of a run.
-    Orchestrator(Target, i32),
+    /// The orchestrator at an address.
+    Orchestrator {
+        target: Target,
+        run_id: i32,
+        /// By which an executor started this process.
+        job: Option<String>,
+    },
     /// A file from `imprint take`: the services are out of reach.
     Ticket(PathBuf),
 }
 
-/// Executes the run's next attempt on this machine.
+/// Executes the run's next attempt on this machine; ends with `stopped_exit_code` when it yields to
+/// SIGTERM or SIGUSR1.
 ///
 /// # Errors
 /// When the attempt cannot begin, or what it needs is missing or wrong; the orchestrator has been
 /// told, as far as it could be reached.
-pub(crate) fn run(source: Source, sampling: Sampling) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(
+    source: Source,
+    sampling: Sampling,
+    stopped_exit_code: u8,
+    stage: Option<StageConfig>,
+) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .context("start the asynchronous runtime")?;
     let (run_id, control, begun) = match source {
-        Source::Orchestrator(orchestrator, run_id) => {
+        Source::Orchestrator {
+            target,
+            run_id,
+            job,
+        } => {
             let request = pb::BeginAttemptRequest {
                 run_id,
                 host: machine::host(),
                 pid: std::process::id(),
                 machine: machine::features(),
                 offline_seconds: None,
+                job: job.unwrap_or_default(),
+                record_json: serde_json::to_string(&AttemptRecord::here())?,
             };
-            let (control, begun) = runtime.block_on(control::begin(orchestrator, request))?;
+            let (control, begun) = runtime.block_on(control::begin(target, request))?;
             (run_id, control, begun)
         }
         Source::Ticket(path) => {
@@ -96,6 +117,7 @@ pub(crate) fn run(source: Source, sampling: Sampling) -> anyhow::Result<ExitCode
         run_id,
         begun,
         sampling,
+        stage,
         control: control.clone(),
         runtime: &runtime,
         asked: asked.clone(),
@@ -114,7 +136,10 @@ pub(crate) fn run(source: Source, sampling: Sampling) -> anyhow::Result<ExitCode
             tracing::error!("{reason}");
             (attempt.deliver_timeout(), ExitCode::FAILURE)
         }
-        Ending::Stopped(_) => (LAST_WORDS, ExitCode::SUCCESS),
+        Ending::Stopped(_) => match asked.raised() {
+            Some(Stop::Yield) => (LAST_WORDS, ExitCode::from(stopped_exit_code)),
+            _ => (LAST_WORDS, ExitCode::SUCCESS),
+        },
     };
     let (outcome, reason) = ending.last_words();
     let told = runtime.block_on(async {
@@ -139,6 +164,7 @@ struct Attempt<'a> {
     run_id: i32,
     begun: pb::BeginAttemptResponse,
     sampling: Sampling,
+    stage: Option<StageConfig>,
     control: Control,
     runtime: &'a tokio::runtime::Runtime,
     /// Raised by whoever asks this process to stop: its signals and the orchestrator.
@@ -165,7 +191,11 @@ impl Attempt<'_> {
         self.runtime
             .spawn(async move { when_asked.raise(asked.wait().await) });
 
-        let spec: RunSpec =
+        let stage = Stage::new(self.stage.clone(), {
+            let stop = stop.clone();
+            move || stop.raised().is_some()
+        });
+        let mut spec: RunSpec =
             serde_json::from_str(&self.begun.spec_json).context("read the run's configuration")?;
         let run_dir = Path::new(&self.begun.run_dir);
         let dir = AttemptDir::of(run_dir, self.begun.attempt);
@@ -174,6 +204,10 @@ impl Attempt<'_> {
         let run = spec.identity.hash();
         state::sweep(run_dir, &run, self.begun.attempt, &self.begun.states);
         let machine = Machine::here(&spec.resources.device, spec.resources.threads);
+        let _copies = start::on_node(&mut spec, &stage);
+        if let Some(stop) = stop.raised() {
+            return Ok(Ending::Stopped(stop));
+        }
         let data = TrainingData::open(&spec)?;
         for warning in data.warnings() {
             tracing::warn!("{warning}");
@@ -202,7 +236,7 @@ impl Attempt<'_> {
                 (learner, settled.unwrap_or_else(|| manifest.settled.clone()))
             }
             None => {
-                let (learner, standing) = start::load(&spec, &data, &self.begun.parents)?;
+                let (learner, standing) = start::load(&spec, &data, &self.begun.parents, &stage)?;
                 let settled = match settled {
                     Some(settled) => Ok(settled),
                     None => self.settle(&start::settle(&spec, &learner, standing)?, &stop),
@@ -276,6 +310,7 @@ impl Attempt<'_> {
             attempt: self.begun.attempt,
             sampling: self.sampling,
             resumed_at: resume.step,
+            saved_at: Instant::now(),
             stop: &stop,
             progress: &progress,
             durable: &durable_now,
@@ -296,7 +331,7 @@ impl Attempt<'_> {
         spool.close();
         // A full disk, say: what is in the spool is still delivered.
         let ending = match (closed, ending) {
-            (Err(e), Ending::Finished | Ending::Stopped(Stop::Asked)) => {
+            (Err(e), Ending::Finished | Ending::Stopped(Stop::Yield | Stop::Asked)) => {
                 Ending::Stopped(Stop::Failed(format!("{e:#}")))
             }
             (_, ending) => ending,
@@ -389,13 +424,17 @@ async fn raise_on_signals(stop: StopSignal) {
         return;
     };
     tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-        _ = usr1.recv() => {}
+        _ = term.recv() => stop.raise(Stop::Yield),
+        _ = usr1.recv() => stop.raise(Stop::Yield),
+        _ = int.recv() => stop.raise(Stop::Asked),
     }
     tracing::info!("asked to stop; Ctrl-C now does not wait");
-    stop.raise(Stop::Asked);
     // The other signals may well come twice: from a batch system, or from an orchestrator that goes.
+    // A first SIGINT after one of them is a request, too: not to be started again.
+    if stop.raised() == Some(Stop::Yield) {
+        int.recv().await;
+        stop.raise(Stop::Asked);
+    }
     int.recv().await;
     tracing::warn!("interrupted: what was not saved is lost");
     std::process::exit(EXIT_INTERRUPTED);
@@ -437,6 +476,8 @@ struct Steps<'a> {
     attempt: u32,
     sampling: Sampling,
     resumed_at: u32,
+    /// When a state was last saved, or this began.
+    saved_at: Instant,
     stop: &'a StopSignal,
     progress: &'a watch::Sender<Progress>,
     durable: &'a watch::Receiver<Cursors>,
@@ -453,15 +494,15 @@ impl Steps<'_> {
             *at_step = step;
             let began = Instant::now();
             let stop = self.stop.raised();
-            let asked = stop == Some(Stop::Asked);
-            if let Some(stop) = stop.filter(|s| *s != Stop::Asked) {
+            let asked = stop.as_ref().is_some_and(Stop::is_request);
+            if let Some(stop) = stop.clone().filter(|s| !s.is_request()) {
                 return Ok(Ending::Stopped(stop));
             }
             if step > self.resumed_at && (asked || self.is_saved(step)) {
                 self.save(step)?;
             }
-            if asked {
-                return Ok(Ending::Stopped(Stop::Asked));
+            if let Some(stop) = stop {
+                return Ok(Ending::Stopped(stop));
             }
             let span = match self.sampling.takes(step) {
                 true => {
@@ -496,16 +537,20 @@ impl Steps<'_> {
         Ok(Ending::Finished)
     }
 
-    /// Saved are every n-th state, those that other runs start from, and the last.
+    /// Saved are every n-th state, one after so much time, those that other runs start from, and the
+    /// last.
     fn is_saved(&self, step: u32) -> bool {
         let saving = &self.spec.saving;
+        let longest = (saving.every_minutes).map(|n| Duration::from_secs(60 * u64::from(n.get())));
         step.is_multiple_of(saving.every)
+            || longest.is_some_and(|longest| self.saved_at.elapsed() >= longest)
             || saving.keep.contains(&step)
             || step == self.spec.identity.training.steps
     }
 
     /// Saves θ_step before reading `step`, so that nothing measured on it precedes it.
     fn save(&mut self, step: u32) -> anyhow::Result<()> {
+        self.saved_at = Instant::now();
         self.spool.sync()?;
         let position = Position::at(&self.spec.identity, step);
         let state = self.states.save(self.learner, &position)?;

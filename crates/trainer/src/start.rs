@@ -1,20 +1,41 @@
 //! Where a run starts: its checkpoint, and what its configuration leaves open.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use imprint_core::{
-    CheckpointIdentity, CheckpointSource, OptimizerStart, RunSpec, Settled, Standing,
+    CheckpointIdentity, CheckpointSource, CorpusFormat, OptimizerStart, RunSpec, Settled, Standing,
 };
 use imprint_data::{CheckpointFiles, TrainingData};
 use imprint_lm::{CheckpointInfo, DeviceChoice, Learner, LearnerOptions, ModelConfig};
 use imprint_proto::pb;
 
+use crate::stage::{Stage, Staged};
 use crate::{machine, state};
 
 /// Most of a machine's free memory that a run on the CPU fills when it may choose its micro-batch.
 /// It fills no larger share than it has of the cores: others may start beside it.
 const SHARE_OF_FREE_MEMORY: f64 = 0.5;
+
+/// Has the run's tokens, order and tokenizer read from this node, as far as they can be; the copies
+/// stay as long as what is returned.
+pub(crate) fn on_node(spec: &mut RunSpec, stage: &Stage) -> Vec<Staged> {
+    // Of text the tokens are read, which are where the cache directory is.
+    let is_tokens = match spec.identity.corpus.format {
+        CorpusFormat::Uint16 | CorpusFormat::Uint32 | CorpusFormat::Npy => true,
+        CorpusFormat::Text | CorpusFormat::Jsonl | CorpusFormat::Parquet => false,
+    };
+    let files = &mut spec.files;
+    let corpus = files.corpus.iter_mut().filter(|_| is_tokens);
+    let paths = corpus.chain(&mut files.order).chain([&mut files.tokenizer]);
+    let staged = paths.map(|path| {
+        let staged = stage.file(path);
+        staged.path().clone_into(path);
+        staged
+    });
+    staged.collect()
+}
 
 /// The learner at a run's beginning, and where its checkpoint stands.
 ///
@@ -24,6 +45,7 @@ pub(crate) fn load(
     spec: &RunSpec,
     data: &TrainingData,
     parents: &[pb::SavedState],
+    stage: &Stage,
 ) -> anyhow::Result<(Learner, Standing)> {
     let identity = &spec.identity;
     let options = &options(spec, data)?;
@@ -43,8 +65,10 @@ pub(crate) fn load(
             },
             CheckpointSource::Directory { path },
         ) => {
-            let files = CheckpointFiles::find(path)?;
             let with_moments = *optimizer == OptimizerStart::Load;
+            let staged = stage.directory(path, || files_of_checkpoint(path, with_moments));
+            let path = staged.path();
+            let files = CheckpointFiles::find(path)?;
             check_hash(path, &files.sha256(with_moments)?, sha256)?;
             let standing = match trainer_state_sha256 {
                 None => identity.standing(None),
@@ -61,7 +85,18 @@ pub(crate) fn load(
             (open(path, *optimizer, options)?, standing)
         }
         (CheckpointIdentity::Run { optimizer, .. }, _) => {
-            let (state, manifest) = state::newest_sound(parents).context("the parent run")?;
+            let copies: Vec<Staged> = (parents.iter())
+                .map(|state| stage.directory(Path::new(&state.path), || files_in(&state.path)))
+                .collect();
+            let on_node = parents
+                .iter()
+                .zip(&copies)
+                .map(|(state, copy)| pb::SavedState {
+                    path: copy.path().display().to_string(),
+                    ..state.clone()
+                });
+            let states: Vec<pb::SavedState> = on_node.chain(parents.iter().cloned()).collect();
+            let (state, manifest) = state::newest_sound(&states).context("the parent run")?;
             let learner = open(Path::new(&state.path), *optimizer, options)?;
             (learner, identity.standing(Some(manifest.standing())))
         }
@@ -71,6 +106,31 @@ pub(crate) fn load(
     };
     let standing = standing.context("the checkpoint does not say at which step it stands")?;
     Ok((learner, standing))
+}
+
+/// The files of a checkpoint directory that are read.
+fn files_of_checkpoint(dir: &Path, with_moments: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let files = CheckpointFiles::find(dir)?;
+    let moments = files.optimizer.filter(|_| with_moments);
+    let of_shards = [
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+    ];
+    let indexes = of_shards.iter().map(|name| dir.join(name));
+    let others = [moments, files.manifest, files.trainer_state];
+    Ok([files.config]
+        .into_iter()
+        .chain(files.weights)
+        .chain(others.into_iter().flatten())
+        .chain(indexes.filter(|path| path.is_file()))
+        .collect())
+}
+
+/// All files of a saved state.
+fn files_in(dir: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let list = || fs::read_dir(dir)?.map(|file| Ok(file?.path())).collect();
+    let listed: std::io::Result<Vec<PathBuf>> = list();
+    listed.with_context(|| format!("list {dir}"))
 }
 
 /// Holds a part of the checkpoint to what was submitted.

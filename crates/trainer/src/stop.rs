@@ -5,7 +5,9 @@ use tokio::sync::watch;
 /// Why the loop should end at the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// By a signal or a cancellation: save, flush, end.
+    /// By whoever gave it its place and may start it again there: save, flush, end.
+    Yield,
+    /// By a person or the orchestrator: the same, and it is not to be started again.
     Asked,
     /// A later attempt has the run: end at once and touch nothing.
     Stale(String),
@@ -13,7 +15,23 @@ pub(crate) enum Stop {
     Failed(String),
 }
 
-/// Raised once; the first reason stands, except that a lost run outranks a request.
+impl Stop {
+    /// Whether what was done so far is to be kept.
+    pub(crate) fn is_request(&self) -> bool {
+        self.rank() < 2
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Yield => 0,
+            Self::Asked => 1,
+            Self::Stale(_) | Self::Failed(_) => 2,
+        }
+    }
+}
+
+/// The first reason stands, except that a person's request outranks a batch system's, and a lost run
+/// both.
 #[derive(Clone, Debug)]
 pub(crate) struct StopSignal(watch::Sender<Option<Stop>>);
 
@@ -24,8 +42,7 @@ impl StopSignal {
 
     pub(crate) fn raise(&self, stop: Stop) {
         self.0.send_if_modified(|current| {
-            let raised =
-                matches!(current, None | Some(Stop::Asked)) && *current != Some(stop.clone());
+            let raised = (current.as_ref()).is_none_or(|first| first.rank() < stop.rank());
             if raised {
                 *current = Some(stop);
             }

@@ -45,11 +45,11 @@ fn help_of_submit() {
         &expect![[r#"
         Submit an experiment file: its matrix becomes runs, and those that are new are queued.
 
-        The file is TOML; `experiments/minimal.toml` is the shortest one and `experiments/paper.toml`
-        explains every key. Everything is checked before anything is stored: the files, the tokenizer,
-        the corpus' length, and that every injection fits its batch. A corpus of text is tokenised now,
-        unless it has been before. What is allowed but looks wrong is warned of on standard error.
-        Submitting the same file twice changes nothing; adding a seed queues only what is missing.
+        The file is TOML; `experiments/minimal.toml` is the shortest one and docs/experiments.md explains
+        every key. Everything is checked before anything is stored: the files, the tokenizer, the corpus'
+        length, and that every injection fits its batch. A corpus of text is tokenised now, unless it has
+        been before. What is allowed but looks wrong is warned of on standard error. Submitting the same
+        file twice changes nothing; adding a seed queues only what is missing.
 
         Example: `imprint submit mine.toml --dry-run`, then `imprint submit mine.toml --wait`
 
@@ -61,7 +61,15 @@ fn help_of_submit() {
 
         Options:
               --dry-run
-                  Check and expand only; nothing is stored
+                  Check, expand and estimate only; nothing is stored.
+
+                  Says of the runs that are new how many tokens, hours and bytes they take, and how much
+                  memory.
+
+              --tokens-per-second <N>
+                  For the hours: tokens that one trainer trains on in a second.
+
+                  Where absent, what was measured on complete runs of the same model on the same device.
 
               --wait
                   Show the runs' progress until all have ended; exits with 1 when one failed
@@ -75,7 +83,7 @@ fn help_of_submit() {
           -h, --help
                   Print help (see a summary with '-h')
 
-    "#]],
+        "#]],
     );
 }
 
@@ -144,10 +152,11 @@ fn help_of_results() {
 fn help_names_the_exit_codes() {
     let help = Arguments::command().render_long_help().to_string();
     for code in [
-        "\n  0  done",
-        "\n  1  a run failed",
-        "\n  2  wrong",
-        "\n  3  a service",
+        "\n  0    done",
+        "\n  1    a run failed",
+        "\n  2    wrong",
+        "\n  3    a service",
+        "\n  130  interrupted",
     ] {
         assert!(help.contains(code), "{help}");
     }

@@ -1,8 +1,10 @@
 //! `imprint bench`: how fast this machine is at what the services do.
 
+mod private;
 mod processes;
 mod report;
 mod runs;
+mod schedule;
 mod service;
 mod trainers;
 
@@ -34,6 +36,7 @@ use crate::system::signalled;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Ingest(Ingest),
+    Schedule(schedule::Schedule),
 }
 
 /// Deliver the readings of simulated trainers, and read every value back.
@@ -156,12 +159,20 @@ const CHUNKS_WITHIN: Duration = Duration::from_secs(300);
 const MAX_CONNECTIONS: u32 = 16;
 
 pub(crate) async fn run(place: &Place, command: Command) -> Outcome {
-    let Command::Ingest(arguments) = command;
+    match command {
+        Command::Ingest(arguments) => ingest(place, arguments).await,
+        Command::Schedule(arguments) => schedule::run(arguments).await,
+    }
+}
+
+async fn ingest(place: &Place, arguments: Ingest) -> Outcome {
     let loads = match arguments.standard {
         true => Load::standard().to_vec(),
         false => vec![arguments.load.clone()],
     };
-    check_files(&loads)?;
+    let most = loads.iter().map(|l| l.trainers).max().unwrap_or(1);
+    // A connection and two open files, and the service has the connection's end.
+    check_files(most, 3)?;
     let mut service = Service::provide(place, &arguments.dir).await?;
     let measured = tokio::select! {
         measured = measure_all(&mut service, &loads, &arguments) => measured,
@@ -225,7 +236,10 @@ async fn measure(
     let row = bytes_of(&simulated::reading(1, 0, 0, ATTEMPT, load.probes));
     let n_rows = (load.steps * load.trainers / n_connections) as usize;
 
-    let watched = Watched::of(service);
+    let watched = Watched {
+        service: service.metrics_pid(),
+        postmaster: service.postmaster_pid(),
+    };
     let mut rounds = Vec::new();
     for _ in 0..load.rounds {
         let before = watched.usage();
@@ -336,17 +350,16 @@ fn this_process() -> Process {
         host: "bench".to_owned(),
         pid: std::process::id(),
         machine: "simulated".to_owned(),
-        offline: false,
+        ..Process::default()
     }
 }
 
-/// Each trainer has a connection and two open files, and the service has the connection's end.
-fn check_files(loads: &[Load]) -> Result<(), Failure> {
-    let most = loads.iter().map(|l| l.trainers).max().unwrap_or(1);
-    let needed = u64::from(most) * 3 + 200;
+/// Whether so many trainers may have so many open files each.
+fn check_files(n_trainers: u32, n_files: u64) -> Result<(), Failure> {
+    let needed = u64::from(n_trainers) * n_files + 200;
     match processes::max_open_files() {
         Some(limit) if limit < needed => Err(Failure::bad_input(format!(
-            "{most} trainers need {needed} open files, and this shell allows {limit}: \
+            "{n_trainers} trainers need {needed} open files, and this shell allows {limit}: \
              `ulimit -n {needed}`"
         ))),
         _ => Ok(()),

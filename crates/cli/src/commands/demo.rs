@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use imprint_analysis::{Preset, Settings, SummaryRow, analyse, summary_csv};
 use imprint_core::{Depth, Span};
+use imprint_orchestrator::Site;
 use imprint_store::embedded::{Durability, Embedded};
 use imprint_telemetry::Options;
 use imprint_world::{World, WorldConfig};
@@ -67,7 +68,7 @@ pub(crate) async fn run(telemetry: &Options, arguments: Arguments) -> Outcome {
     };
     let setup = Setup {
         trainer: machine::trainer(arguments.trainer)?,
-        slots: SLOTS,
+        site: Site::local(SLOTS),
         tokens: false,
         well_known_ports: false,
         environment: telemetry.environment(),
@@ -231,7 +232,7 @@ fn tell_of(world: &World) -> Result<(), Failure> {
 
 async fn submit_and_watch(place: &Place, file: &Path, name: &str) -> Result<(), Failure> {
     let orchestrator = Orchestrator::connect(place).await?;
-    let submitted = orchestrator.submit(submit::request(file, false)?).await?;
+    let submitted = orchestrator.submit(submit::request(file)?).await?;
     tell(submit::as_table(&submitted.runs))?;
     watch::until_ended(&orchestrator, name).await.map(drop)
 }

@@ -169,6 +169,10 @@ fn bad_key(error: &KeyError) -> Failure {
 }
 
 pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outcome {
+    // What is wrong with the site file is told before a database is started.
+    if let Role::Orchestrator { local, .. } = &role {
+        local.site().map(drop)?;
+    }
     let database = Database::provide(place).await?;
     let store = database.store.clone();
     let stop = CancellationToken::new();
@@ -229,7 +233,7 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outco
                     metrics_url: place.metrics_url(),
                     data_dir: place.data_dir(),
                     trainer: local.trainer()?,
-                    slots: local.slots(),
+                    site: local.site()?,
                     environment: telemetry.environment(),
                     limits: imprint_orchestrator::Limits::default(),
                     vitals: vitals.clone(),

@@ -57,13 +57,7 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
         )));
     }
     let orchestrator = Orchestrator::connect(place).await?;
-    let name = run.split_once('/').map_or(run.as_str(), |(name, _)| name);
-    let experiment = orchestrator.experiment(name).await?;
-    let Some(found) = experiment.runs.iter().find(|r| r.run == run) else {
-        return Err(Failure::bad_input(format!(
-            "{name} has no run {run}; `imprint status {name}` lists them"
-        )));
-    };
+    let found = orchestrator.run(&run).await?.run.unwrap_or_default();
     let doing = match found.state() {
         RunState::Running => Some("is running"),
         RunState::Delivering => Some("delivers what it has measured"),
@@ -85,6 +79,7 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
             pid: 0,
             machine: "not known before it delivers".to_owned(),
             offline_seconds: Some(hours.saturating_mul(3600)),
+            ..Default::default()
         })
         .await?;
     let (run_dir, attempt) = (begun.run_dir.clone(), begun.attempt);

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use imprint_telemetry::Options;
+use imprint_orchestrator::Site;
+use imprint_telemetry::{Options, one_line};
 
 use super::machine::trainer;
 use super::tell;
@@ -42,15 +43,35 @@ pub(crate) struct Local {
     /// taken (`imprint take`).
     #[arg(long, value_name = "N")]
     slots: Option<u16>,
+    /// What experiments find here: executors, roots of data, limits (see docs/site.md).
+    ///
+    /// Where absent: the trainers of this machine, and any file.
+    #[arg(long, value_name = "FILE", env = "IMPRINT_SITE")]
+    site: Option<PathBuf>,
     /// The trainer; where absent, `imprint-trainer` beside this program or on PATH.
     #[arg(long, value_name = "PATH", env = "IMPRINT_TRAINER")]
     trainer: Option<PathBuf>,
 }
 
 impl Local {
-    pub(crate) fn slots(&self) -> usize {
+    /// What the site file says; without one, the slots of this machine.
+    ///
+    /// # Errors
+    /// When the file cannot be what it is, or names the slots that `--slots` names too.
+    pub(crate) fn site(&self) -> Result<Site, Failure> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.slots.map_or(cores, usize::from)
+        let slots = self.slots.map_or(cores, usize::from);
+        let Some(path) = self.site.as_deref().filter(|p| !p.as_os_str().is_empty()) else {
+            return Ok(Site::local(slots));
+        };
+        let site = Site::read(path, slots).map_err(|e| Failure::bad_input(one_line(&e)))?;
+        if self.slots.is_some() && site.executors != Site::local(slots).executors {
+            return Err(Failure::bad_input(format!(
+                "--slots: {} has executors, and says their slots; leave --slots out",
+                path.display()
+            )));
+        }
+        Ok(site)
     }
 
     /// # Errors
@@ -60,15 +81,27 @@ impl Local {
     }
 }
 
+/// How many trainers run where, in words.
+fn trainers(site: &Site) -> String {
+    let executors = site.executors.iter();
+    let words: Vec<String> = match site.executors.len() {
+        1 => executors.map(|(_, config)| config.to_string()).collect(),
+        _ => executors
+            .map(|(name, config)| format!("{name}: {config}"))
+            .collect(),
+    };
+    words.join("; ")
+}
+
 pub(crate) async fn run(place: &Place, telemetry: &Options, arguments: Arguments) -> Outcome {
     let setup = Setup {
         trainer: arguments.local.trainer()?,
-        slots: arguments.local.slots(),
+        site: arguments.local.site()?,
         tokens: arguments.tokens,
         well_known_ports: true,
         environment: telemetry.environment(),
     };
-    let (trainer, slots) = (setup.trainer.clone(), setup.slots);
+    let (trainer, trainers) = (setup.trainer.clone(), trainers(&setup.site));
     let mut system = System::start(place, setup).await?;
     let vitals = system.vitals_url().to_owned();
     let told = tell(format_args!(
@@ -77,7 +110,7 @@ pub(crate) async fn run(place: &Place, telemetry: &Options, arguments: Arguments
          database      {}\n\
          watched       {vitals}/metrics (Prometheus), {vitals}/healthz\n\
          data          {}\n\
-         trainers      {slots} at a time, {}\n\
+         trainers      {trainers}, {}\n\
          Ctrl-C drains: running trainers save, and go on at the next `imprint up`.",
         system.services().orchestrator,
         system.services().metrics,

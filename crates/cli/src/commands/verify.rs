@@ -1,5 +1,7 @@
 //! `imprint verify`: whether everything that was to be read is stored.
 
+mod against;
+
 use std::process::ExitCode;
 
 use imprint_proto::pb;
@@ -18,18 +20,27 @@ use crate::table::{Column, table};
 /// whole; a reading that a later attempt measured again is superseded, not lost. Exits with 1
 /// unless every run is complete and clean.
 ///
+/// With `--against` it compares all readings of two complete runs, which should be equal where one
+/// does the other again (`imprint reproduce`); it exits with 1 unless they are, bit by bit.
+///
 /// Example: `imprint verify mine` or `imprint verify mine/late-once-b32-s0`
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Arguments {
     /// A run (`experiment/cell`) or an experiment.
     name: String,
+    /// Compare the readings of a run with those of another one, bit by bit.
+    #[arg(long, value_name = "RUN")]
+    against: Option<String>,
     /// A table for people, or JSON for programs.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
 pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
+    if let Some(other) = &arguments.against {
+        return against::run(place, &arguments.name, other, arguments.output).await;
+    }
     let verified = verify(place, &arguments.name).await?;
     let rows: Vec<Row> = verified.iter().map(Row::from).collect();
     match arguments.output {

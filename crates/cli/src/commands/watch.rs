@@ -11,8 +11,9 @@ use crate::progress::{Progress, note, state_word};
 
 /// Watch an experiment until all its runs have ended.
 ///
-/// One live bar a run, with its state, step and speed; a line a change where stderr is no
-/// terminal. Ending the watch ends no run. Exits with 1 when a run failed or was cancelled.
+/// One live bar a run, with its step, its speed and the time left, and one for all together; where
+/// there are more runs than lines, bars for those that run. Where stderr is no terminal, a line a
+/// change. Ending the watch ends no run. Exits with 1 when a run failed or was cancelled.
 ///
 /// Example: `imprint watch mine && imprint results mine`
 #[derive(Debug, clap::Args)]
@@ -23,8 +24,6 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
     let orchestrator = Orchestrator::connect(place).await?;
-    // A name that is not known is an error now, not an empty watch.
-    orchestrator.experiment(&arguments.experiment).await?;
     until_ended(&orchestrator, &arguments.experiment).await
 }
 
@@ -42,15 +41,19 @@ pub(crate) async fn until_ended(orchestrator: &Orchestrator, experiment: &str) -
         .iter()
         .filter(|r| r.state() != pb::RunState::Complete)
         .collect();
-    match unfinished.first() {
-        None => Ok(ExitCode::SUCCESS),
-        Some(run) => Err(Failure::failed(format!(
-            "{} of {} runs did not complete; {} {}: {}",
-            unfinished.len(),
-            last.runs.len(),
-            run.run,
-            state_word(run.state()),
-            note(run),
-        ))),
+    let Some(run) = unfinished.first() else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut line = format!(
+        "{} of {} runs did not complete; {} {}",
+        unfinished.len(),
+        last.runs.len(),
+        run.run,
+        state_word(run.state()),
+    );
+    let note = note(run);
+    if !note.is_empty() {
+        line += &format!(": {note}");
     }
+    Err(Failure::failed(line))
 }

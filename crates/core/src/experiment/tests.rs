@@ -44,7 +44,7 @@ fn parse(text: &str) -> Result<ExperimentSpec, Error> {
     ExperimentSpec::parse(text, Path::new("tiny.toml"), Path::new("/base"))
 }
 
-fn inputs() -> ResolvedInputs {
+pub(super) fn inputs() -> ResolvedInputs {
     let fact = |with: bool| Fact {
         subject: None,
         passage: "p".into(),
@@ -118,7 +118,7 @@ fn unknown_keys_are_named_with_line_and_column() {
                |
             11 | seqlen = 3
                | ^^^^^^
-            unknown field `seqlen`, expected one of `facts`, `tokenizer`, `corpus`, `seq_len`, `eos`, `document_mask`"#]],
+            unknown field `seqlen`, expected one of `facts`, `facts_sha256`, `tokenizer`, `tokenizer_sha256`, `corpus`, `seq_len`, `eos`, `document_mask`"#]],
     );
 }
 

@@ -120,6 +120,53 @@ fn a_directory_stands_where_it_is_said_to() {
     assert_ne!(identity(&state, ""), identity(&plain, ""));
 }
 
+/// Whatever a checkpoint's own files say of where it stands, the file made of the run says the same.
+#[test]
+fn a_run_from_a_directory_comes_again_from_its_own_file() {
+    let config = ("config.json", r#"{"vocab_size":1001}"#);
+    let weights = ("model.safetensors", "weights");
+    let state = ("state.json", r#"{"global_step":7,"tokens_seen":448}"#);
+    let tokenless = ("state.json", r#"{"global_step":7,"tokens_seen":null}"#);
+    let native = [
+        ("config.yaml", ""),
+        ("model.pt", "weights"),
+        ("train.pt", "state"),
+    ];
+    let layouts: [&[(&str, &str)]; 4] = [
+        &[config, weights],
+        &[config, weights, state],
+        &[config, weights, tokenless],
+        &native,
+    ];
+    for files in layouts {
+        for given in [
+            "",
+            "global_step = 3",
+            "tokens_seen = 9",
+            "global_step = 3\ntokens_seen = 9",
+            "optimizer = { reset = { warmup_steps = 4 } }",
+        ] {
+            let fixture = fixture(&format!("path = \"ckpt\"\n{given}"));
+            fs::create_dir(fixture.path("ckpt")).unwrap();
+            for (name, content) in files {
+                fs::write(fixture.path("ckpt").join(name), content).unwrap();
+            }
+            let run = fixture.run();
+            let file = run.experiment_file("again");
+            let spec = ExperimentSpec::parse(&file, Path::new("again.toml"), Path::new("/"));
+            let spec = spec.unwrap();
+            let again = spec.expand(&resolve(&spec, |_| None).unwrap()).unwrap();
+            assert_eq!(again.len(), 1, "{file}");
+            assert_eq!(again[0].identity, run.identity, "{file}");
+
+            fs::write(fixture.path("ckpt").join(files[1].0), "others").unwrap();
+            let changed = spec.expand(&resolve(&spec, |_| None).unwrap()).unwrap_err();
+            let words = changed.to_string();
+            assert!(words.starts_with("`checkpoint.start`: "), "{words}");
+        }
+    }
+}
+
 #[test]
 fn a_parent_run_is_known_by_its_label() {
     let fixture = fixture("run = \"pre/scratch-none-b16-s0\"\nstep = 500");

@@ -92,9 +92,14 @@ async fn only_the_right_token_opens_the_door() {
         let url = bench.url.clone();
         let channel = imprint_proto::connect_lazy(Target { url, credentials }).unwrap();
         let mut people = OrchestratorClient::new(channel.clone());
-        let read = said(people.list_experiments(pb::ListExperimentsRequest {}).await);
+        let read = said(
+            people
+                .list_experiments(pb::ListExperimentsRequest::default())
+                .await,
+        );
         let nothing = pb::RetryExperimentRequest {
             name: "nothing".to_owned(),
+            ..Default::default()
         };
         let submitted = said(people.retry_experiment(nothing).await);
         let beat = pb::HeartbeatRequest {
@@ -184,19 +189,105 @@ async fn what_cannot_be_right_is_refused_with_the_field_or_the_reason() {
         row("get", said(people.get_experiment(request).await));
         let request = pb::WatchExperimentRequest { name: name() };
         row("watch", said(people.watch_experiment(request).await));
-        let request = pb::RetryExperimentRequest { name: name() };
+        let request = pb::ListExperimentRunsRequest {
+            name: name(),
+            ..Default::default()
+        };
+        row(
+            "list runs",
+            said(people.list_experiment_runs(request).await),
+        );
+        let request = pb::RetryExperimentRequest {
+            name: name(),
+            ..Default::default()
+        };
         row("retry", said(people.retry_experiment(request).await));
+        let request = pb::SetPriorityRequest {
+            name: name(),
+            ..Default::default()
+        };
+        row("set a priority", said(people.set_priority(request).await));
         let run = String::new();
         let request = pb::CancelExperimentRequest { name: name(), run };
         row("cancel", said(people.cancel_experiment(request).await));
         let run = name();
         let name = "pre".to_owned();
-        let request = pb::CancelExperimentRequest { name, run };
+        let request = pb::CancelExperimentRequest {
+            name,
+            run: run.clone(),
+        };
         row(
             "cancel a run",
             said(people.cancel_experiment(request).await),
         );
+        let request = pb::GetRunRequest {
+            run: run.clone(),
+            run_id: 0,
+        };
+        row("get a run", said(people.get_run(request).await));
+        let request = pb::ListRunEventsRequest {
+            run: run.clone(),
+            ..Default::default()
+        };
+        row("list events", said(people.list_run_events(request).await));
+        let request = pb::ReadLogRequest {
+            run,
+            ..Default::default()
+        };
+        row("read a log", said(people.read_log(request).await));
     }
+    let request = pb::GetRunRequest {
+        run: String::new(),
+        run_id: 77,
+    };
+    row(
+        "get a run by its number",
+        said(people.get_run(request).await),
+    );
+    for log in ["../../1/token", "nothing.log", "\0"] {
+        let request = pb::ReadLogRequest {
+            run: PRE_RUN.to_owned(),
+            log: log.to_owned(),
+            follow: true,
+            ..Default::default()
+        };
+        row("read no log", said(people.read_log(request).await));
+    }
+    for (what, request) in [
+        (
+            "a size below 0",
+            pb::ListExperimentsRequest {
+                page_size: -1,
+                ..Default::default()
+            },
+        ),
+        (
+            "a token of nobody",
+            pb::ListExperimentsRequest {
+                page_token: "3".to_owned(),
+                ..Default::default()
+            },
+        ),
+    ] {
+        row(what, said(people.list_experiments(request).await));
+    }
+    for states in [vec![0], vec![77]] {
+        let request = pb::ListExperimentRunsRequest {
+            name: "pre".to_owned(),
+            states,
+            ..Default::default()
+        };
+        row("no state", said(people.list_experiment_runs(request).await));
+    }
+    let request = pb::RetryExperimentRequest {
+        name: "pre".to_owned(),
+        states: vec![RunState::Running.into()],
+        ..Default::default()
+    };
+    row(
+        "retry what runs",
+        said(people.retry_experiment(request).await),
+    );
     let begin = pb::BeginAttemptRequest {
         run_id,
         host: "elsewhere".to_owned(),
@@ -312,14 +403,33 @@ async fn what_cannot_be_right_is_refused_with_the_field_or_the_reason() {
         a parent with NUL: InvalidArgument toml
         get: NotFound NOT_FOUND
         watch: NotFound NOT_FOUND
+        list runs: NotFound NOT_FOUND
         retry: NotFound NOT_FOUND
+        set a priority: NotFound NOT_FOUND
         cancel: NotFound NOT_FOUND
         cancel a run: NotFound NOT_FOUND
+        get a run: NotFound NOT_FOUND
+        list events: NotFound NOT_FOUND
+        read a log: NotFound NOT_FOUND
         get: InvalidArgument name
         watch: InvalidArgument name
+        list runs: InvalidArgument name
         retry: InvalidArgument name
+        set a priority: InvalidArgument name
         cancel: InvalidArgument name
         cancel a run: InvalidArgument run
+        get a run: InvalidArgument run
+        list events: InvalidArgument run
+        read a log: InvalidArgument run
+        get a run by its number: NotFound NOT_FOUND
+        read no log: NotFound NOT_FOUND
+        read no log: NotFound NOT_FOUND
+        read no log: NotFound NOT_FOUND
+        a size below 0: InvalidArgument page_size
+        a token of nobody: InvalidArgument page_token
+        no state: InvalidArgument states
+        no state: InvalidArgument states
+        retry what runs: InvalidArgument states
         an unknown run: NotFound NOT_FOUND
         a host with NUL: InvalidArgument host
         a machine with NUL: InvalidArgument machine

@@ -151,7 +151,14 @@ pub(super) async fn of_runs(db: &mut PgConnection) -> Result<Vec<Table>, Error> 
         "select distinct a.relname::text, b.relname::text from pg_constraint f
          join pg_class a on a.oid = f.conrelid
          join pg_class b on b.oid = f.confrelid
-         where f.contype = 'f' and a.relnamespace = 'imprint'::regnamespace and a.oid <> b.oid",
+         where f.contype = 'f' and a.relnamespace = 'imprint'::regnamespace and a.oid <> b.oid
+         union
+         -- Not every table that a run has something in says so by a foreign key.
+         select c.relname::text, 'run' from pg_class c join pg_attribute r on r.attrelid = c.oid
+         where c.relnamespace = 'imprint'::regnamespace and r.attname = 'run_id'
+             and c.relname <> 'run'
+         union
+         select 'run_fact', 'run_arm'",
     )
     .fetch_all(&mut *db)
     .await

@@ -7,17 +7,21 @@ use imprint_core::{RunSpec, Settled};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
-use super::RunState;
+use super::{RunState, jobs};
 use crate::{Error, Store};
 
 /// The process that makes an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Process {
     pub host: String,
     pub pid: u32,
     pub machine: String,
     /// It will not be heard of: nobody else begins the run before its lease ends.
     pub offline: bool,
+    /// Request id of the job by which an executor started it.
+    pub job: Option<String>,
+    /// What is needed to do it again (JSON), where it says.
+    pub record: Option<serde_json::Value>,
 }
 
 /// Whether a run was begun.
@@ -401,6 +405,19 @@ async fn begin(
             spec.label
         ))));
     }
+    let job = match &process.job {
+        None => None,
+        Some(request_id) => match jobs::number(&mut tx, run_id, request_id).await? {
+            Some(job) => Some(job),
+            None => {
+                return Ok(Some(Begin::Refused(format!(
+                    "this job of run {} was written off: it was silent for too long, or another \
+                     was started in its place",
+                    spec.label
+                ))));
+            }
+        },
+    };
     let parents = match (parent_run_id, parent_step) {
         (Some(parent), Some(step)) => {
             let rows: Vec<StateRow> = sqlx::query_as(
@@ -451,8 +468,8 @@ async fn begin(
     .await?;
     sqlx::query(
         "insert into imprint.attempt (run_id, attempt, host, pid, device, threads, machine,
-                                      lease_until, step, offline)
-         values ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8), $9, $10)",
+                                      lease_until, step, offline, job, record)
+         values ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8), $9, $10, $11, $12)",
     )
     .bind(run_id)
     .bind(attempt)
@@ -464,6 +481,8 @@ async fn begin(
     .bind(lease.as_secs_f64())
     .bind(states.first().map_or(0, |newest| newest.0))
     .bind(process.offline)
+    .bind(job)
+    .bind(process.record.as_ref().map(Json))
     .execute(&mut *tx)
     .await?;
     sqlx::query(

@@ -159,7 +159,7 @@ async fn insert(db: &mut PgConnection, import: &NewImport) -> sqlx::Result<i32> 
     .bind(&import.process.machine)
     .execute(&mut *db)
     .await?;
-    insert_plan(db, run_id, &import.schedule, import.n_facts).await?;
+    insert_plan(db, &[run_id], &import.schedule, import.n_facts).await?;
     Ok(run_id)
 }
 

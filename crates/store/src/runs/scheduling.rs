@@ -1,29 +1,39 @@
 //! What the scheduler sees of runs that have not ended, and what it does to them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use super::RunState;
 use super::attempts::{close, lock_run};
+use super::jobs::{self, Job, Leader};
 use crate::{Error, Store};
 
-/// Every run that has not ended, as of one moment of the database's clock.
+/// Every run that has not ended and every job that has not, as of one moment of the database's clock.
 #[derive(Clone, Debug)]
 pub struct OpenRuns {
     pub now: DateTime<Utc>,
     /// In the order in which they were asked for.
     pub runs: Vec<OpenRun>,
+    /// By run; also of runs that have ended.
+    pub jobs: BTreeMap<i32, Job>,
 }
 
 /// A run that has not ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenRun {
     pub run_id: i32,
+    /// The first experiment that wants it.
+    pub experiment_id: i32,
     pub label: String,
     pub state: RunState,
     pub reason: String,
+    /// The highest starts first.
+    pub priority: i32,
+    /// Where it asks to be run; where absent, the site says.
+    pub executor: Option<String>,
     pub cancel_requested: bool,
     /// Consecutive attempts before the open one that got no further.
     pub barren_attempts: u32,
@@ -49,8 +59,8 @@ pub struct Parent {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LastAttempt {
     pub attempt: u32,
-    pub host: String,
-    pub pid: u32,
+    /// The job whose process made it, if an executor started it.
+    pub job: Option<u32>,
     pub open: bool,
     /// Out of reach of the services.
     pub offline: bool,
@@ -61,7 +71,16 @@ pub struct LastAttempt {
     pub progressed: bool,
 }
 
-/// What follows when an attempt, or a process that never began one, is lost.
+/// What is written off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// An open attempt.
+    Attempt(u32),
+    /// A job whose process began none, and how it ended.
+    Job { job: u32, outcome: String },
+}
+
+/// What follows when an attempt, or a job that never began one, is lost.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     Retry {
@@ -74,9 +93,12 @@ pub enum Next {
 #[derive(sqlx::FromRow)]
 struct Row {
     run_id: i32,
+    experiment_id: Option<i32>,
     label: String,
     state: RunState,
     reason: String,
+    priority: i32,
+    executor: Option<String>,
     cancel_requested: bool,
     barren_attempts: i32,
     not_before: DateTime<Utc>,
@@ -87,8 +109,7 @@ struct Row {
     parent_reason: Option<String>,
     parent_ready: bool,
     attempt: Option<i32>,
-    host: Option<String>,
-    pid: Option<i32>,
+    attempt_job: Option<i32>,
     open: Option<bool>,
     offline: Option<bool>,
     lease_until: Option<DateTime<Utc>>,
@@ -110,8 +131,7 @@ impl From<Row> for OpenRun {
         let last_attempt = (|| {
             Some(LastAttempt {
                 attempt: row.attempt? as u32,
-                host: row.host?,
-                pid: row.pid? as u32,
+                job: row.attempt_job.map(|job| job as u32),
                 open: row.open?,
                 offline: row.offline?,
                 lease_until: row.lease_until?,
@@ -121,9 +141,12 @@ impl From<Row> for OpenRun {
         })();
         Self {
             run_id: row.run_id,
+            experiment_id: row.experiment_id.unwrap_or_default(),
             label: row.label,
             state: row.state,
             reason: row.reason,
+            priority: row.priority,
+            executor: row.executor,
             cancel_requested: row.cancel_requested,
             barren_attempts: row.barren_attempts as u32,
             not_before: row.not_before,
@@ -135,7 +158,7 @@ impl From<Row> for OpenRun {
 }
 
 impl Store {
-    /// Every run that has not ended.
+    /// Every run that has not ended, with all open jobs.
     pub async fn open_runs(&self) -> Result<OpenRuns, Error> {
         open_runs(&self.pool)
             .await
@@ -144,157 +167,81 @@ impl Store {
 
     /// Writes an attempt off, if it is still the run's open one, and says what follows for the run.
     ///
-    /// Without an attempt: a trainer process ended before it began one.
+    /// Without an attempt: the process of a job ended before it began one, and the job ends with that;
+    /// where it has ended by now, nothing changes.
+    ///
+    /// # Errors
+    /// `NotLeading` when another orchestrator leads.
     pub async fn lose_attempt(
         &self,
+        leader: Leader,
         run_id: i32,
-        attempt: Option<u32>,
+        lost: &Lost,
         reason: &str,
         next: &Next,
     ) -> Result<(), Error> {
-        lose_attempt(&self.pool, run_id, attempt, reason, next)
+        let doing = || format!("write off an attempt of run {run_id}");
+        let mut tx = self.lead(leader).await?;
+        lose_attempt(&mut tx, run_id, lost, reason, next)
             .await
-            .map_err(Error::doing(format!(
-                "write off an attempt of run {run_id}"
-            )))
+            .map_err(Error::doing(doing()))?;
+        tx.commit().await.map_err(Error::doing(doing()))
     }
 
     /// Ends a run whose cancelling was requested and that no attempt is open for.
-    pub async fn finish_cancelling(&self, run_id: i32) -> Result<(), Error> {
-        sqlx::query(
+    ///
+    /// # Errors
+    /// `NotLeading` when another orchestrator leads.
+    pub async fn finish_cancelling(&self, leader: Leader, run_id: i32) -> Result<(), Error> {
+        let sql =
             "update imprint.run r set state = 'cancelled', reason = 'cancelled', finished_at = now()
-             where run_id = $1 and cancel_requested and state in ('queued', 'delivering')",
-        )
-        .bind(run_id)
-        .execute(&self.pool)
-        .await
-        .map(drop)
-        .map_err(Error::doing(format!("cancel run {run_id}")))
+             where run_id = $1 and cancel_requested and state in ('queued', 'delivering')";
+        let doing = || format!("cancel run {run_id}");
+        let mut tx = self.lead(leader).await?;
+        let query = sqlx::query(sql).bind(run_id).execute(&mut *tx);
+        query.await.map_err(Error::doing(doing()))?;
+        tx.commit().await.map_err(Error::doing(doing()))
     }
 
     /// Ends a run of which every update is made and everything measured is durable.
-    pub async fn complete_run(&self, run_id: i32) -> Result<(), Error> {
-        sqlx::query(
-            "update imprint.run r set state = 'complete', reason = '', finished_at = now()
+    ///
+    /// # Errors
+    /// `NotLeading` when another orchestrator leads.
+    pub async fn complete_run(&self, leader: Leader, run_id: i32) -> Result<(), Error> {
+        let sql = "update imprint.run r set state = 'complete', reason = '', finished_at = now()
              from imprint.ingest_head h
              where r.run_id = $1 and r.state = 'delivering' and h.run_id = r.run_id
-               and h.next_update = r.n_updates and h.next_reading = cardinality(r.reading_steps)",
+               and h.next_update = r.n_updates and h.next_reading = cardinality(r.reading_steps)";
+        let doing = || format!("complete run {run_id}");
+        let mut tx = self.lead(leader).await?;
+        let query = sqlx::query(sql).bind(run_id).execute(&mut *tx);
+        query.await.map_err(Error::doing(doing()))?;
+        tx.commit().await.map_err(Error::doing(doing()))
+    }
+
+    /// Says why runs that have not ended wait: in a state, for a reason.
+    pub async fn explain_waiting(&self, waiting: &[(i32, RunState, String)]) -> Result<(), Error> {
+        let run_ids: Vec<i32> = waiting.iter().map(|w| w.0).collect();
+        let states: Vec<&str> = waiting.iter().map(|w| w.1.as_str()).collect();
+        let reasons: Vec<&str> = waiting.iter().map(|w| w.2.as_str()).collect();
+        sqlx::query(
+            // Everybody holds rows in one order.
+            "with held as materialized (
+                 select run_id from imprint.run
+                 where run_id = any($1) order by run_id for no key update
+             )
+             update imprint.run r set reason = w.reason
+             from unnest($1::int4[], $2::text[], $3::text[]) as w(run_id, state, reason)
+             join held using (run_id)
+             where r.run_id = w.run_id and r.state = w.state",
         )
-        .bind(run_id)
+        .bind(run_ids)
+        .bind(states)
+        .bind(reasons)
         .execute(&self.pool)
         .await
         .map(drop)
-        .map_err(Error::doing(format!("complete run {run_id}")))
-    }
-
-    /// Says why a run that has not ended waits.
-    pub async fn explain_waiting(
-        &self,
-        run_id: i32,
-        state: RunState,
-        reason: &str,
-    ) -> Result<(), Error> {
-        sqlx::query("update imprint.run set reason = $3 where run_id = $1 and state = $2")
-            .bind(run_id)
-            .bind(state)
-            .bind(reason)
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(Error::doing(format!("say why run {run_id} waits")))
-    }
-
-    /// Takes an experiment's wish for its runs (or one run, by label) back; the labels of those that
-    /// nobody wants any more and that therefore end. `None` when there is no such experiment or run.
-    pub async fn request_cancel(
-        &self,
-        experiment: &str,
-        label: Option<&str>,
-    ) -> Result<Option<Vec<String>>, Error> {
-        let cancelled = async {
-            let mut tx = self.pool.begin().await?;
-            let unwanted: Vec<i32> = sqlx::query_scalar(
-                "update imprint.experiment_run e set wanted = false
-                 from imprint.experiment x
-                 where x.experiment_id = e.experiment_id and x.name = $1
-                   and ($2::text is null or e.label = $2)
-                 returning e.run_id",
-            )
-            .bind(experiment)
-            .bind(label)
-            .fetch_all(&mut *tx)
-            .await?;
-            if unwanted.is_empty() {
-                return Ok(None);
-            }
-            let labels = sqlx::query_scalar(
-                "update imprint.run r set cancel_requested = true
-                 from imprint.experiment_run e join imprint.experiment x using (experiment_id)
-                 where r.run_id = any($2) and e.run_id = r.run_id and x.name = $1
-                   and r.state in ('queued', 'running', 'delivering')
-                   and not exists (select from imprint.experiment_run w
-                                   where w.run_id = r.run_id and w.wanted)
-                 returning e.label",
-            )
-            .bind(experiment)
-            .bind(unwanted)
-            .fetch_all(&mut *tx)
-            .await?;
-            tx.commit().await?;
-            Ok(Some(labels))
-        };
-        cancelled
-            .await
-            .map_err(Error::doing(format!("cancel experiment {experiment}")))
-    }
-
-    /// Queues an experiment's failed and cancelled runs again and gives their labels; `None` when
-    /// there is no such experiment.
-    pub async fn retry(&self, experiment: &str) -> Result<Option<Vec<String>>, Error> {
-        let retried = async {
-            let mut tx = self.pool.begin().await?;
-            let runs: Vec<i32> = sqlx::query_scalar(
-                "update imprint.experiment_run e set wanted = true
-                 from imprint.experiment x
-                 where x.experiment_id = e.experiment_id and x.name = $1 returning e.run_id",
-            )
-            .bind(experiment)
-            .fetch_all(&mut *tx)
-            .await?;
-            if runs.is_empty() {
-                return Ok(None);
-            }
-            sqlx::query(
-                "update imprint.run set cancel_requested = false
-                 where run_id = any($1) and state in ('queued', 'running', 'delivering')",
-            )
-            .bind(&runs)
-            .execute(&mut *tx)
-            .await?;
-            let labels = sqlx::query_scalar(
-                "update imprint.run r
-                 set state = 'queued', reason = '', cancel_requested = false, barren_attempts = 0,
-                     not_before = now(), finished_at = null,
-                     -- A run without a state begins anew, and may choose otherwise.
-                     settled = case when exists (select from imprint.saved_state s
-                                                 where s.run_id = r.run_id) then r.settled end
-                 from imprint.experiment_run e join imprint.experiment x using (experiment_id)
-                 where r.run_id = any($2) and e.run_id = r.run_id and x.name = $1
-                   and r.state in ('failed', 'cancelled')
-                   -- No trainer can make what was measured elsewhere.
-                   and not r.spec ? 'imported'
-                 returning e.label",
-            )
-            .bind(experiment)
-            .bind(runs)
-            .fetch_all(&mut *tx)
-            .await?;
-            tx.commit().await?;
-            Ok(Some(labels))
-        };
-        retried
-            .await
-            .map_err(Error::doing(format!("retry experiment {experiment}")))
+        .map_err(Error::doing("say why runs wait"))
     }
 }
 
@@ -304,8 +251,8 @@ async fn open_runs(pool: &PgPool) -> sqlx::Result<OpenRuns> {
         .fetch_one(&mut *tx)
         .await?;
     let rows: Vec<Row> = sqlx::query_as(
-        "select r.run_id, r.label, r.state, r.reason, r.cancel_requested, r.barren_attempts,
-                r.not_before,
+        "select r.run_id, e.experiment_id, r.label, r.state, r.reason, r.priority,
+                r.executor, r.cancel_requested, r.barren_attempts, r.not_before,
                 case when r.state = 'delivering' then (
                     select min(step) from (values
                         (r.reading_steps[coalesce(h.next_reading, 0) + 1]),
@@ -317,7 +264,7 @@ async fn open_runs(pool: &PgPool) -> sqlx::Result<OpenRuns> {
                 exists (select from imprint.saved_state s
                         where s.run_id = r.parent_run_id and s.step = r.parent_step and s.keep)
                     as parent_ready,
-                a.attempt, a.host, a.pid, a.ended_at is null as open, a.offline, a.lease_until,
+                a.attempt, a.job as attempt_job, a.ended_at is null as open, a.offline, a.lease_until,
                 a.reason as attempt_reason,
                 r.state = 'running' and (
                     coalesce(h.next_reading, 0) > r.furthest_reading
@@ -330,31 +277,42 @@ async fn open_runs(pool: &PgPool) -> sqlx::Result<OpenRuns> {
          left join imprint.ingest_head h on h.run_id = r.run_id
          left join lateral (select * from imprint.attempt t where t.run_id = r.run_id
                             order by t.attempt desc limit 1) a on true
-         where r.state in ('queued', 'running', 'delivering')
-         order by r.run_id",
+         left join lateral (select min(experiment_id) as experiment_id
+                            from imprint.experiment_run x
+                            where x.run_id = r.run_id and x.wanted) e on true
+         where r.state in ('queued', 'running', 'delivering')",
     )
     .fetch_all(&mut *tx)
     .await?;
-    Ok(OpenRuns {
-        now,
-        runs: rows.into_iter().map(OpenRun::from).collect(),
-    })
+    let jobs = jobs::open(&mut tx).await?;
+    let mut runs: Vec<OpenRun> = rows.into_iter().map(OpenRun::from).collect();
+    // Here and not there: thousands of rows with all that they are made of would go through a file.
+    runs.sort_unstable_by_key(|run| run.run_id);
+    Ok(OpenRuns { now, runs, jobs })
 }
 
 async fn lose_attempt(
-    pool: &PgPool,
+    db: &mut PgConnection,
     run_id: i32,
-    attempt: Option<u32>,
+    lost: &Lost,
     reason: &str,
     next: &Next,
 ) -> sqlx::Result<()> {
-    let mut tx = pool.begin().await?;
-    lock_run(&mut tx, run_id).await?;
-    let from: &[&str] = match attempt {
-        // A process may also be started to deliver what an ended attempt could not.
-        None => &["queued", "delivering"],
-        Some(attempt) => {
-            if !close(&mut tx, run_id, attempt, "lost", reason).await? {
+    lock_run(db, run_id).await?;
+    let from: &[&str] = match lost {
+        // A process may also be started to deliver what an ended attempt could not, or after an
+        // attempt whose time offline is over.
+        Lost::Job { job, outcome } => {
+            if !jobs::end(db, run_id, *job, outcome).await? {
+                return Ok(());
+            }
+            if *next == Next::Fail {
+                close_offline(db, run_id, reason).await?;
+            }
+            &["queued", "delivering", "running"]
+        }
+        Lost::Attempt(attempt) => {
+            if !close(db, run_id, *attempt, "lost", reason).await? {
                 return Ok(());
             }
             &["running"]
@@ -372,8 +330,13 @@ async fn lose_attempt(
             barren_attempts,
             after,
         } => sqlx::query(
-            "update imprint.run set state = 'queued', reason = $3, barren_attempts = $4,
-                    not_before = now() + make_interval(secs => $5)
+            // An attempt that is open was taken offline, and is not the one that is lost.
+            "update imprint.run r
+             set state = case when exists (select from imprint.attempt a
+                                           where a.run_id = r.run_id and a.ended_at is null)
+                              then r.state else 'queued' end,
+                 reason = $3, barren_attempts = $4,
+                 not_before = now() + make_interval(secs => $5)
              where run_id = $1 and state = any($2)",
         )
         .bind(run_id)
@@ -382,6 +345,20 @@ async fn lose_attempt(
         .bind(*barren_attempts as i32)
         .bind(after.as_secs_f64()),
     };
-    query.execute(&mut *tx).await?;
-    tx.commit().await
+    query.execute(db).await?;
+    Ok(())
+}
+
+/// Ends an open attempt that was taken offline: its run fails, so nobody will import it.
+async fn close_offline(db: &mut PgConnection, run_id: i32, reason: &str) -> sqlx::Result<()> {
+    let open: Option<i32> = sqlx::query_scalar(
+        "select attempt from imprint.attempt where run_id = $1 and ended_at is null",
+    )
+    .bind(run_id)
+    .fetch_optional(&mut *db)
+    .await?;
+    if let Some(open) = open {
+        close(db, run_id, open as u32, "lost", reason).await?;
+    }
+    Ok(())
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imprint_core::{
-    CheckpointIdentity, FactId, InjectionText, Probe, ProbeControl, RunIdentity, RunSpec, Schedule,
-    Settled, SpecHash, Standing,
+    CheckpointIdentity, FactId, Injection, InjectionText, Probe, ProbeControl, RunIdentity,
+    RunSpec, Schedule, Settled, SpecHash, Standing,
 };
 use sha2::{Digest as _, Sha256};
 use sqlx::types::Json;
@@ -28,9 +28,9 @@ pub struct NewExperiment {
 pub struct NewRun {
     pub hash: SpecHash,
     pub spec: RunSpec,
-    pub reading_steps: Vec<u32>,
+    pub reading_steps: Arc<[u32]>,
     pub n_facts: usize,
-    pub schedule: Schedule,
+    pub schedule: Arc<Schedule>,
     pub probe_set: Arc<NewProbeSet>,
     /// The run whose state it starts from.
     pub parent_run_id: Option<i32>,
@@ -148,14 +148,16 @@ impl Store {
             .map_err(Error::doing("look a submission up"))
     }
 
-    /// The run of a label in any experiment.
+    /// The run of a label in any experiment, or of a hash.
     pub async fn known_run(&self, label: &str) -> Result<Option<KnownRun>, Error> {
         let row: Option<KnownRow> = sqlx::query_as(
             "select r.run_id, r.hash, r.state, r.n_updates, r.spec #> '{saving,keep}',
                     exists (select from imprint.attempt a where a.run_id = r.run_id)
-             from imprint.run r join imprint.experiment_run e using (run_id)
+             from imprint.run r
              -- An imported run has no state to start from.
-             where e.label = $1 and not r.spec ? 'imported'",
+             where (r.hash = $1 or r.run_id = (select run_id from imprint.experiment_run
+                                               where label = $1))
+                 and not r.spec ? 'imported'",
         )
         .bind(label)
         .fetch_optional(&self.pool)
@@ -196,13 +198,13 @@ impl Store {
     }
 
     /// Stores an experiment with the runs that are not there yet, and the answer that `encode` makes
-    /// of which runs are new.
+    /// of those that are, in the order of the experiment's.
     ///
     /// A request id that was answered before gets that answer, and nothing changes.
     pub async fn submit(
         &self,
         experiment: &NewExperiment,
-        encode: impl FnOnce(&[bool]) -> Vec<u8>,
+        encode: impl FnOnce(&[Option<KnownRun>]) -> Vec<u8>,
     ) -> Result<Submission, Error> {
         store(&self.pool, experiment, encode)
             .await
@@ -216,7 +218,7 @@ impl Store {
     pub async fn try_submit(
         &self,
         experiment: &NewExperiment,
-        encode: impl FnOnce(&[bool]) -> Vec<u8>,
+        encode: impl FnOnce(&[Option<KnownRun>]) -> Vec<u8>,
     ) -> Result<Submission, Error> {
         let check = async {
             let mut connection = self.pool.acquire().await?;
@@ -225,25 +227,31 @@ impl Store {
         let known = check.await;
         let doing = || format!("compare experiment {} with what is there", experiment.name);
         Ok(match known.map_err(Error::doing(doing()))? {
-            Ok(known) => {
-                let new: Vec<bool> = known.iter().map(Option::is_none).collect();
-                Submission::Answered(encode(&new))
-            }
+            Ok(known) => Submission::Answered(encode(&known)),
             Err(refusal) => Submission::Refused(refusal),
         })
     }
 }
 
+/// Runs that are stored in one statement: of a few kB each.
+const RUNS_AT_ONCE: usize = 500;
+
+/// Holds who wants what of runs until the transaction ends: two that change many runs at once would
+/// wait for each other's rows.
+pub(super) async fn one_wish_at_a_time(db: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtext('imprint.submit'))")
+        .execute(db)
+        .await
+        .map(drop)
+}
+
 async fn store(
     pool: &PgPool,
     experiment: &NewExperiment,
-    encode: impl FnOnce(&[bool]) -> Vec<u8>,
+    encode: impl FnOnce(&[Option<KnownRun>]) -> Vec<u8>,
 ) -> sqlx::Result<Submission> {
     let mut tx = pool.begin().await?;
-    // One at a time: two that share runs would otherwise wait for each other's rows.
-    sqlx::query("select pg_advisory_xact_lock(hashtext('imprint.submit'))")
-        .execute(&mut *tx)
-        .await?;
+    one_wish_at_a_time(&mut tx).await?;
     let answered = "select response from imprint.submission where request_id = $1";
     if let Some(answer) = sqlx::query_scalar(answered)
         .bind(&experiment.request_id)
@@ -264,49 +272,47 @@ async fn store(
     .bind(&experiment.toml)
     .fetch_one(&mut *tx)
     .await?;
-    let mut probe_sets = BTreeMap::new();
+    let mut run_ids = Vec::with_capacity(experiment.runs.len());
+    let mut new_runs = Vec::new();
     for (run, known) in experiment.runs.iter().zip(&known) {
-        let run_id = match known {
+        match known {
             Some(known) => {
                 keep_more(&mut tx, known, run).await?;
-                known.run_id
+                run_ids.push((known.run_id, run.spec.label.as_str()));
             }
-            None => {
-                let sha256 = run.probe_set.sha256.as_str();
-                let probe_set_id = match probe_sets.get(sha256) {
-                    Some(&id) => id,
-                    None => {
-                        let id = insert_probe_set(&mut tx, &run.probe_set).await?;
-                        probe_sets.insert(sha256, id);
-                        id
-                    }
-                };
-                insert_run(&mut tx, run, probe_set_id).await?
-            }
-        };
-        sqlx::query(
-            "insert into imprint.experiment_run (experiment_id, run_id, label)
-             values ($1, $2, $3) on conflict (experiment_id, run_id) do nothing",
-        )
-        .bind(experiment_id)
-        .bind(run_id)
-        .bind(&run.spec.label)
-        .execute(&mut *tx)
-        .await?;
-        // Somebody wants it again before it has ended.
-        sqlx::query(
-            "update imprint.run set cancel_requested = false
-             where run_id = $1 and cancel_requested
-               and state in ('queued', 'running', 'delivering')
-               and exists (select from imprint.experiment_run w
-                           where w.run_id = $1 and w.wanted)",
-        )
-        .bind(run_id)
-        .execute(&mut *tx)
-        .await?;
+            None => new_runs.push(run),
+        }
     }
-    let new: Vec<bool> = known.iter().map(Option::is_none).collect();
-    let answer = encode(&new);
+    let old_ids: Vec<i32> = run_ids.iter().map(|&(run_id, _)| run_id).collect();
+    let mut probe_sets = ProbeSets::default();
+    for runs in new_runs.chunks(RUNS_AT_ONCE) {
+        let inserted = insert_runs(&mut tx, runs, &mut probe_sets).await?;
+        let labels = runs.iter().map(|run| run.spec.label.as_str());
+        run_ids.extend(inserted.into_iter().zip(labels));
+    }
+    let (run_ids, labels): (Vec<i32>, Vec<&str>) = run_ids.into_iter().unzip();
+    sqlx::query(
+        "insert into imprint.experiment_run (experiment_id, run_id, label)
+         select $1, * from unnest($2::int4[], $3::text[])
+         on conflict (experiment_id, run_id) do nothing",
+    )
+    .bind(experiment_id)
+    .bind(run_ids)
+    .bind(labels)
+    .execute(&mut *tx)
+    .await?;
+    // Somebody wants them again before they have ended.
+    sqlx::query(
+        "update imprint.run r set cancel_requested = false
+         where run_id = any($1) and cancel_requested
+           and state in ('queued', 'running', 'delivering')
+           and exists (select from imprint.experiment_run w
+                       where w.run_id = r.run_id and w.wanted)",
+    )
+    .bind(old_ids)
+    .execute(&mut *tx)
+    .await?;
+    let answer = encode(&known);
     sqlx::query(
         "insert into imprint.submission (request_id, experiment_id, response)
          values ($1, $2, $3)",
@@ -325,49 +331,56 @@ async fn known_runs(
     db: &mut PgConnection,
     experiment: &NewExperiment,
 ) -> sqlx::Result<Result<Vec<Option<KnownRun>>, Refusal>> {
-    let mut labels: BTreeMap<&SpecHash, &str> = BTreeMap::new();
-    let mut known_runs = Vec::with_capacity(experiment.runs.len());
-    for run in &experiment.runs {
-        let label = &run.spec.label;
-        if let Some(first) = labels.insert(&run.hash, label) {
-            return Ok(Err(Refusal::SameRun {
-                first: first.to_owned(),
-                second: label.clone(),
-            }));
+    let runs = &experiment.runs;
+    let labels: Vec<&str> = runs.iter().map(|run| run.spec.label.as_str()).collect();
+    let hashes: Vec<&str> = runs.iter().map(|run| run.hash.0.as_str()).collect();
+    let mut first_of: BTreeMap<&str, &str> = BTreeMap::new();
+    for (hash, label) in hashes.iter().zip(&labels) {
+        if let Some(first) = first_of.insert(hash, label) {
+            let (first, second) = (first.to_owned(), (*label).to_owned());
+            return Ok(Err(Refusal::SameRun { first, second }));
         }
-        // The label may be this run's in the experiment that asked for it first, too.
-        let owner: Option<String> = sqlx::query_scalar(
-            "select r.hash from imprint.run r where r.label = $1
-             union all
-             select r.hash from imprint.run r join imprint.experiment_run e using (run_id)
-             where e.label = $1
-             limit 1",
-        )
-        .bind(label)
-        .fetch_optional(&mut *db)
-        .await?;
-        if owner.is_some_and(|hash| hash != run.hash.0) {
-            return Ok(Err(Refusal::LabelTaken {
-                label: label.clone(),
-            }));
+    }
+    // A label may be its run's in the experiment that asked for it first, too.
+    let owners: Vec<(String, String)> = sqlx::query_as(
+        "select r.label, r.hash from imprint.run r where r.label = any($1)
+         union
+         select e.label, r.hash from imprint.experiment_run e join imprint.run r using (run_id)
+         where e.label = any($1)",
+    )
+    .bind(&labels)
+    .fetch_all(&mut *db)
+    .await?;
+    let is_taken: BTreeMap<&str, &str> = (owners.iter())
+        .map(|(label, hash)| (label.as_str(), hash.as_str()))
+        .collect();
+    let rows: Vec<KnownRow> = sqlx::query_as(
+        "select r.run_id, r.hash, r.state, r.n_updates, r.spec #> '{saving,keep}',
+                exists (select from imprint.attempt a where a.run_id = r.run_id)
+         from imprint.run r where r.hash = any($1) order by r.run_id for no key update",
+    )
+    .bind(&hashes)
+    .fetch_all(db)
+    .await?;
+    let mut known: BTreeMap<String, KnownRun> = (rows.into_iter())
+        .map(|row| (row.1.clone(), KnownRun::from(row)))
+        .collect();
+    let mut known_runs = Vec::with_capacity(runs.len());
+    for run in runs {
+        let label = || run.spec.label.clone();
+        if is_taken
+            .get(run.spec.label.as_str())
+            .is_some_and(|hash| *hash != run.hash.0)
+        {
+            return Ok(Err(Refusal::LabelTaken { label: label() }));
         }
-        let row: Option<KnownRow> = sqlx::query_as(
-            "select r.run_id, r.hash, r.state, r.n_updates, r.spec #> '{saving,keep}',
-                    exists (select from imprint.attempt a where a.run_id = r.run_id)
-             from imprint.run r where r.hash = $1 for update",
-        )
-        .bind(&run.hash.0)
-        .fetch_optional(&mut *db)
-        .await?;
-        let known = row.map(KnownRun::from);
+        let known = known.remove(&run.hash.0);
         if let Some(known) = &known
             && known.begun
             && let Some(&step) = missing_keeps(known, run).first()
         {
-            return Ok(Err(Refusal::BegunWithoutKeeping {
-                label: label.clone(),
-                step,
-            }));
+            let label = label();
+            return Ok(Err(Refusal::BegunWithoutKeeping { label, step }));
         }
         known_runs.push(known);
     }
@@ -399,7 +412,7 @@ async fn keep_more(db: &mut PgConnection, known: &KnownRun, run: &NewRun) -> sql
     Ok(())
 }
 
-pub(crate) async fn insert_probe_set(
+pub(super) async fn insert_probe_set(
     db: &mut PgConnection,
     set: &NewProbeSet,
 ) -> sqlx::Result<i32> {
@@ -450,43 +463,99 @@ pub(crate) async fn insert_probe_set(
     Ok(probe_set_id)
 }
 
-/// The arm number of facts that are never shown.
-const HELD_OUT: i16 = -1;
+/// Probe sets that are stored, by their hashes.
+#[derive(Default)]
+pub(crate) struct ProbeSets(BTreeMap<String, i32>);
 
-pub(crate) async fn insert_run(
+impl ProbeSets {
+    async fn id(&mut self, db: &mut PgConnection, set: &NewProbeSet) -> sqlx::Result<i32> {
+        if let Some(&id) = self.0.get(set.sha256()) {
+            return Ok(id);
+        }
+        let id = insert_probe_set(db, set).await?;
+        self.0.insert(set.sha256().to_owned(), id);
+        Ok(id)
+    }
+}
+
+/// Stores runs with their plans and gives their numbers, which are in the order of the runs.
+pub(crate) async fn insert_runs(
     db: &mut PgConnection,
-    run: &NewRun,
-    probe_set_id: i32,
-) -> sqlx::Result<i32> {
-    let parent_step = match &run.spec.identity.checkpoint {
+    runs: &[&NewRun],
+    probe_sets: &mut ProbeSets,
+) -> sqlx::Result<Vec<i32>> {
+    let mut probe_set_ids = Vec::with_capacity(runs.len());
+    // Most runs of an experiment are read at the same steps, and an array of arrays would be flat.
+    let mut reading_steps: Vec<String> = Vec::new();
+    let mut steps_of = Vec::with_capacity(runs.len());
+    for run in runs {
+        probe_set_ids.push(probe_sets.id(db, &run.probe_set).await?);
+        let steps = run.reading_steps.iter().map(u32::to_string);
+        let steps = format!("{{{}}}", steps.collect::<Vec<_>>().join(","));
+        let at = reading_steps.iter().position(|known| *known == steps);
+        steps_of.push(at.unwrap_or(reading_steps.len()) as i32);
+        if at.is_none() {
+            reading_steps.push(steps);
+        }
+    }
+    let parent_step = |run: &&NewRun| match &run.spec.identity.checkpoint {
         CheckpointIdentity::Run { step, .. } => Some(*step as i32),
         CheckpointIdentity::Directory { .. } | CheckpointIdentity::Scratch { .. } => None,
     };
-    let reading_steps: Vec<i32> = run.reading_steps.iter().map(|&s| s as i32).collect();
-    let run_id: i32 = sqlx::query_scalar(
-        "insert into imprint.run (hash, label, spec, probe_set_id, n_updates, reading_steps,
-                                  parent_run_id, parent_step)
-         values ($1, $2, $3, $4, $5, $6, $7, $8) returning run_id",
+    let n_updates = |run: &&NewRun| run.spec.identity.training.steps as i32;
+    let run_ids: Vec<i32> = sqlx::query_scalar(
+        "with inserted as (
+             insert into imprint.run (hash, label, spec, probe_set_id, n_updates, reading_steps,
+                                      parent_run_id, parent_step)
+             select u.hash, u.label, u.spec, u.probe_set_id, u.n_updates, s.steps::int4[],
+                    u.parent_run_id, u.parent_step
+             from unnest($1::text[], $2::text[], $3::jsonb[], $4::int4[], $5::int4[], $6::int4[],
+                         $7::int4[], $8::int4[]) with ordinality
+                 as u(hash, label, spec, probe_set_id, n_updates, steps_of, parent_run_id,
+                      parent_step, ordinal)
+             join unnest($9::text[]) with ordinality as s(steps, number)
+                 on s.number = u.steps_of + 1
+             order by u.ordinal
+             returning run_id
+         )
+         select run_id from inserted order by run_id",
     )
-    .bind(&run.hash.0)
-    .bind(&run.spec.label)
-    .bind(Json(&run.spec))
-    .bind(probe_set_id)
-    .bind(run.spec.identity.training.steps as i32)
+    .bind(runs.iter().map(|r| r.hash.0.as_str()).collect::<Vec<_>>())
+    .bind(
+        runs.iter()
+            .map(|r| r.spec.label.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(runs.iter().map(|r| Json(&r.spec)).collect::<Vec<_>>())
+    .bind(probe_set_ids)
+    .bind(runs.iter().map(n_updates).collect::<Vec<_>>())
+    .bind(steps_of)
+    .bind(runs.iter().map(|r| r.parent_run_id).collect::<Vec<_>>())
+    .bind(runs.iter().map(parent_step).collect::<Vec<_>>())
     .bind(reading_steps)
-    .bind(run.parent_run_id)
-    .bind(parent_step)
-    .fetch_one(&mut *db)
+    .fetch_all(&mut *db)
     .await?;
 
-    insert_plan(db, run_id, &run.schedule, run.n_facts).await?;
-    Ok(run_id)
+    // Runs that differ in their seed only show the same at the same steps.
+    let is_alike = |a: &NewRun, b: &NewRun| a.n_facts == b.n_facts && a.schedule == b.schedule;
+    let numbered: Vec<(&NewRun, i32)> = (runs.iter().copied())
+        .zip(run_ids.iter().copied())
+        .collect();
+    for alike in numbered.chunk_by(|(a, _), (b, _)| is_alike(a, b)) {
+        let run_ids: Vec<i32> = alike.iter().map(|&(_, run_id)| run_id).collect();
+        let (first, _) = alike[0];
+        insert_plan(db, &run_ids, &first.schedule, first.n_facts).await?;
+    }
+    Ok(run_ids)
 }
 
-/// What a run shows and when, and room for its readings.
+/// The arm number of facts that are never shown.
+const HELD_OUT: i16 = -1;
+
+/// What runs show and when.
 pub(super) async fn insert_plan(
     db: &mut PgConnection,
-    run_id: i32,
+    run_ids: &[i32],
     schedule: &Schedule,
     n_facts: usize,
 ) -> sqlx::Result<()> {
@@ -497,9 +566,10 @@ pub(super) async fn insert_plan(
         .collect();
     sqlx::query(
         "insert into imprint.run_arm (run_id, arm, name)
-         select $1, * from unnest($2::int2[], $3::text[])",
+         select r.run_id, a.* from unnest($1::int4[]) as r(run_id),
+                                   unnest($2::int2[], $3::text[]) as a",
     )
-    .bind(run_id)
+    .bind(run_ids)
     .bind(arms)
     .bind(arm_names)
     .execute(&mut *db)
@@ -512,46 +582,32 @@ pub(super) async fn insert_plan(
         .collect();
     sqlx::query(
         "insert into imprint.run_fact (run_id, fact, arm)
-         select $1, f.ordinal - 1, f.arm from unnest($2::int2[]) with ordinality as f(arm, ordinal)",
+         select r.run_id, f.ordinal - 1, f.arm
+         from unnest($1::int4[]) as r(run_id),
+              unnest($2::int2[]) with ordinality as f(arm, ordinal)",
     )
-    .bind(run_id)
+    .bind(run_ids)
     .bind(fact_arms)
     .execute(&mut *db)
     .await?;
 
+    let paraphrase = |i: &Injection| match i.text {
+        InjectionText::Original => None,
+        InjectionText::Paraphrase(p) => Some(p as i32),
+    };
+    let column = |of: fn(&Injection) -> i32| injections.iter().map(of).collect::<Vec<i32>>();
     sqlx::query(
         "insert into imprint.injection (run_id, step, fact, exposure, paraphrase)
-         select $1, * from unnest($2::int4[], $3::int4[], $4::int4[], $5::int4[])",
+         select r.run_id, i.*
+         from unnest($1::int4[]) as r(run_id),
+              unnest($2::int4[], $3::int4[], $4::int4[], $5::int4[]) as i",
     )
-    .bind(run_id)
-    .bind(injections.iter().map(|i| i.step as i32).collect::<Vec<_>>())
-    .bind(
-        injections
-            .iter()
-            .map(|i| i.fact.0 as i32)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        injections
-            .iter()
-            .map(|i| i.exposure as i32 + 1)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        injections
-            .iter()
-            .map(|i| match i.text {
-                InjectionText::Original => None,
-                InjectionText::Paraphrase(p) => Some(p as i32),
-            })
-            .collect::<Vec<_>>(),
-    )
-    .execute(&mut *db)
+    .bind(run_ids)
+    .bind(column(|i| i.step as i32))
+    .bind(column(|i| i.fact.0 as i32))
+    .bind(column(|i| i.exposure as i32 + 1))
+    .bind(injections.iter().map(paraphrase).collect::<Vec<_>>())
+    .execute(db)
     .await?;
-
-    sqlx::query("select imprint.ensure_partitions($1)")
-        .bind(run_id)
-        .execute(db)
-        .await?;
     Ok(())
 }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::RunState;
+use super::details::RunRef;
 use crate::{Error, Store};
 
 /// An experiment with its number of runs by state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExperimentSummary {
+    pub experiment_id: i32,
     pub name: String,
     pub created_at: DateTime<Utc>,
     pub n_runs_by_state: BTreeMap<RunState, u32>,
@@ -32,6 +35,38 @@ pub struct RunView {
     pub readings_expected: u32,
     pub readings_stored: u32,
     pub undelivered_since_step: Option<u32>,
+    pub priority: i32,
+    /// Tokens of a batch; 0 for a run that was measured elsewhere.
+    pub tokens_per_update: u64,
+}
+
+/// Which experiments of a list are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExperimentPage {
+    /// Those older than this one.
+    pub before: Option<i32>,
+    pub limit: usize,
+    /// Only those with runs that have not ended.
+    pub open: bool,
+}
+
+/// Which runs of an experiment are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunPage<'a> {
+    /// Those behind this one.
+    pub after: Option<i32>,
+    pub limit: usize,
+    /// In these states only; all where empty.
+    pub states: &'a [RunState],
+}
+
+impl RunPage<'_> {
+    /// All runs at once.
+    pub const ALL: Self = Self {
+        after: None,
+        limit: i32::MAX as usize,
+        states: &[],
+    };
 }
 
 /// What all runs together look like.
@@ -58,6 +93,8 @@ struct Row {
     readings_expected: i32,
     readings_stored: i32,
     undelivered_since_step: Option<i32>,
+    priority: i32,
+    tokens_per_update: i64,
 }
 
 impl From<Row> for RunView {
@@ -74,9 +111,14 @@ impl From<Row> for RunView {
             readings_expected: row.readings_expected as u32,
             readings_stored: row.readings_stored as u32,
             undelivered_since_step: row.undelivered_since_step.map(|s| s as u32),
+            priority: row.priority,
+            tokens_per_update: row.tokens_per_update as u64,
         }
     }
 }
+
+/// An experiment, and how many of its runs are in one state.
+type StateCount = (i32, String, DateTime<Utc>, Option<RunState>, i64);
 
 impl Store {
     /// What all runs together look like.
@@ -104,22 +146,34 @@ impl Store {
         })
     }
 
-    /// All experiments, the oldest first.
-    pub async fn experiments(&self) -> Result<Vec<ExperimentSummary>, Error> {
-        let rows: Vec<(String, DateTime<Utc>, Option<RunState>, i64)> = sqlx::query_as(
-            "select x.name, x.created_at, r.state, count(r.run_id)
-             from imprint.experiment x
+    /// Experiments, the newest first.
+    pub async fn experiments(&self, page: ExperimentPage) -> Result<Vec<ExperimentSummary>, Error> {
+        let rows: Vec<StateCount> = sqlx::query_as(
+            "with page as (
+                 select * from imprint.experiment x
+                 where x.experiment_id < $1 and (not $3 or exists (
+                     select from imprint.experiment_run e join imprint.run r using (run_id)
+                     where e.experiment_id = x.experiment_id
+                       and r.state in ('queued', 'running', 'delivering')))
+                 order by x.experiment_id desc limit $2)
+             select x.experiment_id, x.name, x.created_at, r.state, count(r.run_id)
+             from page x
              left join imprint.experiment_run e using (experiment_id)
              left join imprint.run r using (run_id)
-             group by x.experiment_id, x.name, x.created_at, r.state order by x.experiment_id",
+             group by x.experiment_id, x.name, x.created_at, r.state
+             order by x.experiment_id desc",
         )
+        .bind(page.before.unwrap_or(i32::MAX))
+        .bind(page.limit as i64)
+        .bind(page.open)
         .fetch_all(&self.pool)
         .await
         .map_err(Error::doing("list the experiments"))?;
         let mut experiments: Vec<ExperimentSummary> = Vec::new();
-        for (name, created_at, state, n_runs) in rows {
-            if experiments.last().is_none_or(|e| e.name != name) {
+        for (experiment_id, name, created_at, state, n_runs) in rows {
+            if (experiments.last()).is_none_or(|e| e.experiment_id != experiment_id) {
                 experiments.push(ExperimentSummary {
+                    experiment_id,
                     name,
                     created_at,
                     n_runs_by_state: BTreeMap::new(),
@@ -132,35 +186,102 @@ impl Store {
         Ok(experiments)
     }
 
-    /// The runs of an experiment in the order in which they were asked for; `None` when there is no
-    /// such experiment.
-    pub async fn experiment_runs(&self, experiment: &str) -> Result<Option<Vec<RunView>>, Error> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "select r.run_id, e.label, r.state, r.reason, r.n_updates,
-                    case when r.state in ('delivering', 'complete') then r.n_updates
-                         else coalesce(a.step, 0) end as step,
-                    coalesce(a.attempt, 0) as n_attempts,
-                    case when r.state = 'running' then a.steps_per_second else 0 end
-                        as steps_per_second,
-                    cardinality(r.reading_steps) as readings_expected,
-                    coalesce(h.next_reading, 0) as readings_stored,
-                    case r.state when 'running' then a.undelivered_since_step
-                         when 'delivering' then r.reading_steps[coalesce(h.next_reading, 0) + 1]
-                    end as undelivered_since_step
-             from imprint.experiment x
-             join imprint.experiment_run e using (experiment_id)
-             join imprint.run r using (run_id)
-             left join imprint.ingest_head h on h.run_id = r.run_id
-             left join lateral (select * from imprint.attempt t where t.run_id = r.run_id
-                                order by t.attempt desc limit 1) a on true
-             where x.name = $1 order by r.run_id",
-        )
-        .bind(experiment)
+    /// The number of an experiment and when it was submitted first; `None` when there is none of
+    /// that name.
+    pub async fn experiment(&self, name: &str) -> Result<Option<(i32, DateTime<Utc>)>, Error> {
+        let sql = "select experiment_id, created_at from imprint.experiment where name = $1";
+        sqlx::query_as(sql)
+            .bind(name)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(Error::doing(format!("look experiment {name} up")))
+    }
+
+    /// Runs of an experiment in the order in which they were asked for.
+    pub async fn experiment_runs(
+        &self,
+        experiment_id: i32,
+        page: RunPage<'_>,
+    ) -> Result<Vec<RunView>, Error> {
+        let states: Vec<&str> = page.states.iter().map(|s| s.as_str()).collect();
+        let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(format!(
+            "{RUN_VIEW}
+             where e.experiment_id = $1 and e.run_id > $2 and r.run_id > $2
+               and (cardinality($4::text[]) = 0 or r.state = any($4))
+             order by e.run_id limit $3"
+        )))
+        .bind(experiment_id)
+        .bind(page.after.unwrap_or(i32::MIN))
+        .bind(page.limit as i64)
+        .bind(states)
         .fetch_all(&self.pool)
         .await
-        .map_err(Error::doing(format!("look at experiment {experiment}")))?;
-        let runs: Vec<RunView> = rows.into_iter().map(RunView::from).collect();
-        // An experiment has one run at least.
-        Ok((!runs.is_empty()).then_some(runs))
+        .map_err(Error::doing(format!(
+            "look at the runs of experiment {experiment_id}"
+        )))?;
+        Ok(rows.into_iter().map(RunView::from).collect())
     }
+
+    /// The names of experiments, the newest first.
+    pub async fn experiment_names(&self, limit: usize) -> Result<Vec<String>, Error> {
+        let sql = "select name from imprint.experiment order by experiment_id desc limit $1";
+        sqlx::query_scalar(sql)
+            .bind(limit as i64)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(Error::doing("list the names of experiments"))
+    }
+
+    /// The labels of an experiment's runs, the newest first; none where there is no such experiment.
+    pub async fn run_labels(&self, experiment: &str, limit: usize) -> Result<Vec<String>, Error> {
+        sqlx::query_scalar(
+            "select e.label from imprint.experiment x join imprint.experiment_run e
+             using (experiment_id) where x.name = $1 order by e.run_id desc limit $2",
+        )
+        .bind(experiment)
+        .bind(limit as i64)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(Error::doing(format!(
+            "list the labels of experiment {experiment}"
+        )))
+    }
+}
+
+/// A row of [`RunView`] for every run of every experiment.
+const RUN_VIEW: &str = "select r.run_id, e.label, r.state, r.reason, r.n_updates,
+        case when r.state in ('delivering', 'complete') then r.n_updates
+             else coalesce(a.step, 0) end as step,
+        coalesce(a.attempt, 0) as n_attempts,
+        case when r.state = 'running' then a.steps_per_second else 0 end as steps_per_second,
+        cardinality(r.reading_steps) as readings_expected,
+        coalesce(h.next_reading, 0) as readings_stored,
+        case r.state when 'running' then a.undelivered_since_step
+             when 'delivering' then r.reading_steps[coalesce(h.next_reading, 0) + 1]
+        end as undelivered_since_step,
+        r.priority,
+        coalesce((r.spec #>> '{identity,batch_size}')::int8
+                 * (r.spec #>> '{identity,seq_len}')::int8, 0) as tokens_per_update
+ from imprint.experiment_run e
+ join imprint.run r using (run_id)
+ left join imprint.ingest_head h on h.run_id = r.run_id
+ left join lateral (select * from imprint.attempt t where t.run_id = r.run_id
+                    order by t.attempt desc limit 1) a on true";
+
+/// A run as its label's experiment calls it, or as the first that asked for it does.
+pub(super) async fn run_view(
+    db: &mut PgConnection,
+    run: RunRef<'_>,
+) -> sqlx::Result<Option<RunView>> {
+    let condition = match run {
+        RunRef::Label(_) => "e.label = $1",
+        RunRef::Id(_) => "r.run_id = $1 order by e.experiment_id limit 1",
+    };
+    let query = sqlx::query_as(AssertSqlSafe(format!("{RUN_VIEW} where {condition}")));
+    let query = match run {
+        RunRef::Label(label) => query.bind(label),
+        RunRef::Id(run_id) => query.bind(run_id),
+    };
+    let row: Option<Row> = query.fetch_optional(db).await?;
+    Ok(row.map(RunView::from))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use imprint_store::archive::{Manifest, Sure, archive, drop_run, restore};
 use imprint_store::ingest::Writer;
 use imprint_store::{Error, derived};
-use imprint_testkit::{SeedRun, TestDb, begin_attempt, seed_run};
+use imprint_testkit::{SeedRun, TestDb, begin_attempt, complete_run, seed_run};
 use sqlx::AssertSqlSafe;
 
 use crate::{measure_all, readings, updates};
@@ -49,6 +49,13 @@ fn labelled(label: &str) -> SeedRun {
 
 /// A run with a resume, superseded rows, a saved state and odd floats, which has ended.
 async fn eventful(db: &TestDb, run: &SeedRun) -> i32 {
+    let id = unfinished(db, run).await;
+    complete_run(&db.store, id).await;
+    id
+}
+
+/// The same before it is called complete.
+async fn unfinished(db: &TestDb, run: &SeedRun) -> i32 {
     let id = seed_run(&db.store, run).await;
     measure_all(&db.store, id, run).await;
     let attempt = begin_attempt(&db.store, id).await;
@@ -66,7 +73,7 @@ async fn eventful(db: &TestDb, run: &SeedRun) -> i32 {
             "insert into imprint.saved_state
                  (run_id, step, attempt, path, sha256, global_step, keep)
              values ({id}, 150, 2, '/data/ö \"x\"', 'sum', 1099511627776, true);
-             update imprint.run set state = 'complete', started_at = 'infinity',
+             update imprint.run set started_at = 'infinity',
                  settled = '{{\"global_step\": 9007199254740993, \"ok\": [1.50, null]}}'
              where run_id = {id};
              update imprint.update_stats set grad_norm = 'nan', loss_nats = -0.0
@@ -333,7 +340,7 @@ async fn a_damaged_archive_restores_nothing() {
 async fn only_what_has_ended_and_nobody_needs_is_dropped() {
     let db = TestDb::start().await;
     let parent = eventful(&db, &labelled("test/parent")).await;
-    let child = eventful(&db, &labelled("test/child")).await;
+    let child = unfinished(&db, &labelled("test/child")).await;
     execute(
         &db,
         &format!(

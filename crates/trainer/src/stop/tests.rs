@@ -16,7 +16,10 @@ fn a_lost_run_outranks_a_request_and_is_waited_for_alone() {
     let stop = StopSignal::new();
     let is_stale = |stop: &Stop| matches!(stop, Stop::Stale(_));
     assert_eq!(poll(stop.wait()), None);
+    stop.raise(Stop::Yield);
+    assert_eq!(poll(stop.wait()), Some(Stop::Yield));
     stop.raise(Stop::Asked);
+    stop.raise(Stop::Yield);
     assert_eq!(poll(stop.wait()), Some(Stop::Asked));
     assert_eq!(poll(stop.wait_for(is_stale)), None);
     let stale = Stop::Stale("attempt 2".to_owned());

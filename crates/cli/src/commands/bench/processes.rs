@@ -4,13 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::service::Service;
-
-/// The processes that take readings in, as far as they are on this machine and ours.
+/// A service and its database, as far as they are on this machine and ours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watched {
-    service: Option<u32>,
-    postmaster: Option<u32>,
+    pub(super) service: Option<u32>,
+    pub(super) postmaster: Option<u32>,
 }
 
 /// Processor time.
@@ -37,13 +35,6 @@ pub(super) struct Peaks {
 }
 
 impl Watched {
-    pub(super) fn of(service: &Service) -> Self {
-        Self {
-            service: service.metrics_pid(),
-            postmaster: service.postmaster_pid(),
-        }
-    }
-
     pub(super) fn usage(&self) -> Usage {
         Usage {
             service: self.service.and_then(|pid| Some(Stat::of(pid)?.own)),

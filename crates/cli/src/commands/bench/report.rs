@@ -195,7 +195,7 @@ fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 }
 
 /// The value below which a share of the values lies.
-fn quantile(values: &mut [f64], share: f64) -> f64 {
+pub(super) fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
     values

@@ -30,6 +30,7 @@ pub(super) fn experiment(load: &Load) -> Result<NewExperiment, Failure> {
     let schedule = scenario
         .schedule(&vec![no_text; n_facts as usize])
         .map_err(|e| Failure::failed(one_line(&e)))?;
+    let schedule = Arc::new(schedule);
     let probe_set = Arc::new(NewProbeSet::new((0..load.probes).map(probe).collect()));
     // Readings 0…T belong to updates 0…T−1; what no round sends is not missed.
     let n_updates = load.n_readings();

@@ -198,7 +198,7 @@ fn plan(log: &Path, scan: &Scan, options: &Options) -> Result<NewImport, Failure
                 .unwrap_or_default(),
             pid: std::process::id(),
             machine: "not recorded: imported from a log".to_owned(),
-            offline: false,
+            ..Process::default()
         },
     })
 }

@@ -22,15 +22,16 @@ fn the_table_says_why() {
         step: 130,
         attempts: 1,
         steps_per_second: 4.0,
+        seconds_left: Some(30),
         readings_stored: 98,
         undelivered_since_step: Some(98),
         ..run("demo/b", pb::RunState::Running)
     };
     expect![[r#"
-        run     state       step  steps/s  attempts  readings  why
-        ─────────────────────────────────────────────────────────────────────────────────
-        demo/a  queued     0/250        –         0     0/161  all 2 slots are busy
-        demo/b  running  130/250      4.0         1    98/161  undelivered since step 98
+        run     state       step  steps/s  left  readings  why
+        ─────────────────────────────────────────────────────────────────────────────
+        demo/a  queued     0/250        –     –     0/161  all 2 slots are busy
+        demo/b  running  130/250      4.0  30 s    98/161  undelivered since step 98
     "#]]
-    .assert_eq(&(as_table(&[&waiting, &running]) + "\n"));
+    .assert_eq(&(as_table(&[waiting, running]) + "\n"));
 }

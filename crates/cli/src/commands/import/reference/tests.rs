@@ -1,7 +1,7 @@
 use std::fs;
 
 use imprint_store::results;
-use imprint_store::runs::RunState;
+use imprint_store::runs::{RunState, Runs};
 use imprint_store::verify::verify;
 use imprint_testkit::TestDb;
 use imprint_world::{World, WorldConfig, WorldFiles};
@@ -54,6 +54,14 @@ async fn stored(db: &TestDb, label: &str) -> Vec<(i32, i32, i32, Vec<f32>, Vec<f
     .unwrap()
 }
 
+/// What retrying an experiment queues again.
+async fn retry(db: &TestDb, experiment: &str) -> Result<Option<Vec<String>>, imprint_store::Error> {
+    let label = None;
+    let runs = Runs { experiment, label };
+    let ended = [RunState::Failed, RunState::Cancelled];
+    db.store.retry(runs, &ended).await
+}
+
 #[tokio::test]
 async fn a_log_comes_out_byte_for_byte_as_it_went_in() {
     let db = TestDb::start().await;
@@ -79,7 +87,7 @@ async fn a_log_comes_out_byte_for_byte_as_it_went_in() {
         (verified.readings_stored, verified.updates_expected),
         (3, 0)
     );
-    assert_eq!(db.store.retry("theirs").await.unwrap(), Some(Vec::new()));
+    assert_eq!(retry(&db, "theirs").await.unwrap(), Some(Vec::new()));
     assert_eq!(
         db.store.known_run(label).await.unwrap(),
         None,
@@ -230,7 +238,7 @@ async fn an_interrupted_import_goes_on() {
     // Half of a run is not taken for a whole one, and nothing restarts it.
     let state = results::runs(&db.store, "half").await.unwrap()[0].state;
     assert_eq!(state, RunState::Failed);
-    assert_eq!(db.store.retry("half").await.unwrap(), Some(Vec::new()));
+    assert_eq!(retry(&db, "half").await.unwrap(), Some(Vec::new()));
     assert!(db.store.finish_import(run_id).await.is_err());
 
     let said = store(&db.store, &log, NanRule::Refuse, &import, &scan)

@@ -1,36 +1,39 @@
 //! Pages of a listing: how long they are, and where the next one goes on.
 
-use imprint_proto::status::invalid;
 use tonic::Status;
+
+use crate::status::invalid;
 
 /// Changes when what follows it does.
 const VERSION: u8 = 1;
 
 /// How long a call's pages are.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sizes {
-    pub(crate) default: usize,
-    pub(crate) most: usize,
+pub struct Sizes {
+    pub default: usize,
+    pub most: usize,
 }
 
 /// A listing: the call and the arguments that choose its rows, whose key has `N` parts.
-pub(crate) struct Listing<'a, const N: usize> {
-    pub(crate) call: &'a str,
-    pub(crate) of: &'a str,
+pub struct Listing<'a, const N: usize> {
+    pub call: &'a str,
+    pub of: &'a str,
 }
 
 /// The page that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Page<const N: usize> {
-    pub(crate) size: usize,
+pub struct Page<const N: usize> {
+    pub size: usize,
     /// The key of the last row before it.
-    pub(crate) after: Option<[i32; N]>,
+    pub after: Option<[i32; N]>,
 }
 
 impl<const N: usize> Listing<'_, N> {
+    /// The page that a request's `page_size` and `page_token` ask for.
+    ///
     /// # Errors
     /// `INVALID_ARGUMENT` for a negative size and a token that this listing did not give.
-    pub(crate) fn page(&self, sizes: Sizes, size: i32, token: &str) -> Result<Page<N>, Status> {
+    pub fn page(&self, sizes: Sizes, size: i32, token: &str) -> Result<Page<N>, Status> {
         let size = match usize::try_from(size) {
             Ok(0) => sizes.default,
             Ok(size) => size.min(sizes.most),
@@ -47,8 +50,15 @@ impl<const N: usize> Listing<'_, N> {
         Ok(Page { size, after })
     }
 
-    /// The token of the page behind a row.
-    pub(crate) fn token(&self, last: [i32; N]) -> String {
+    /// The token of the page behind the last row of this one; empty where there is none.
+    pub fn next(&self, last: Option<[i32; N]>, has_more: bool) -> String {
+        match last {
+            Some(last) if has_more => self.token(last),
+            _ => String::new(),
+        }
+    }
+
+    fn token(&self, last: [i32; N]) -> String {
         let key = last.iter().flat_map(|part| part.to_be_bytes());
         let bytes: Vec<u8> = key.collect();
         let mut token = format!("{VERSION:02x}{:08x}", self.check(&bytes));
@@ -92,7 +102,7 @@ impl<const N: usize> Listing<'_, N> {
 }
 
 /// Cuts rows, of which one more was fetched than the page holds; whether there is a next page.
-pub(crate) fn cut<T>(rows: &mut Vec<T>, size: usize) -> bool {
+pub fn cut<T>(rows: &mut Vec<T>, size: usize) -> bool {
     let has_more = rows.len() > size;
     rows.truncate(size);
     has_more

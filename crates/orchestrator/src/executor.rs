@@ -38,6 +38,25 @@ pub(crate) trait Executor: Send + 'static {
     async fn shut_down(&mut self, grace: Duration);
 }
 
+/// A job that was asked for just now.
+#[cfg(test)]
+pub(crate) fn asked_job(run_id: i32, job: u32, request_id: &str) -> Job {
+    Job {
+        run_id,
+        job,
+        executor: "cluster".to_owned(),
+        slot: None,
+        request_id: request_id.to_owned(),
+        external_id: None,
+        asked_for: Duration::ZERO,
+        alive_for: None,
+        stopping_for: None,
+        killing_for: None,
+        began: false,
+        idle_for: Duration::ZERO,
+    }
+}
+
 /// A job as its engine has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {

@@ -138,17 +138,9 @@ impl Scheduler {
         let mut waiting: Vec<(i32, RunState, String)> = Vec::new();
         let mut acted = false;
         for action in actions {
-            match action {
-                Action::Explain {
-                    run_id,
-                    state,
-                    reason,
-                } => waiting.push((run_id, state, reason)),
-                action => {
-                    acted = true;
-                    self.apply(leader, action, &jobs, refused).await?;
-                }
-            }
+            acted |= !matches!(action, Action::Explain { .. });
+            self.apply(leader, action, &jobs, refused, &mut waiting)
+                .await?;
         }
         if !waiting.is_empty() {
             self.store.explain_waiting(&waiting).await?;
@@ -218,12 +210,14 @@ impl Scheduler {
         }
     }
 
+    /// Does one thing; what only has to be said is added to `waiting`, to be said at once.
     async fn apply(
         &self,
         leader: Leader,
         action: Action,
         jobs: &BTreeMap<i32, Job>,
         refused: &mut BTreeMap<String, String>,
+        waiting: &mut Vec<(i32, RunState, String)>,
     ) -> Result<(), Error> {
         let store = &self.store;
         match action {
@@ -282,7 +276,7 @@ impl Scheduler {
                 run_id,
                 state,
                 reason,
-            } => store.explain_waiting(&[(run_id, state, reason)]).await?,
+            } => waiting.push((run_id, state, reason)),
         }
         Ok(())
     }

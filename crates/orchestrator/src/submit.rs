@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use imprint_core::{CheckpointIdentity, ExperimentSpec, RunSpec, Schedule, SpecHash, Standing};
+use imprint_core::{CheckpointIdentity, ExperimentSpec, RunSpec, Schedule, Standing};
 use imprint_data::{CheckpointFiles, TrainingData};
 use imprint_proto::status::{internal, invalid};
 use imprint_proto::{check_text, pb};
@@ -255,16 +255,15 @@ fn validate(
     let specs = spec
         .expand(&inputs)
         .map_err(|e| invalid_experiment(one_line(&e)))?;
-    let hashes: Vec<SpecHash> = specs.iter().map(|run| run.identity.hash()).collect();
-    check_differences(&specs, &hashes)?;
     check_schedules(spec, &specs, standings)?;
     let (plans, plan_of, warnings) = plans(&specs)?;
-    let runs = specs.into_iter().zip(hashes).zip(plan_of);
-    let (runs, answered) = runs
-        .map(|((spec, hash), plan)| {
+    let (runs, answered) = specs
+        .into_iter()
+        .zip(plan_of)
+        .map(|(spec, plan)| {
             let plan = &plans[plan];
             let run = NewRun {
-                hash,
+                hash: spec.identity.hash(),
                 reading_steps: plan.reading_steps.clone(),
                 n_facts: plan.n_facts,
                 schedule: plan.schedule.clone(),
@@ -300,21 +299,6 @@ fn check_checkpoint_files(spec: &ExperimentSpec, roots: &Roots) -> Result<(), St
             roots.check(&file).map_err(|problem| {
                 invalid_experiment(format!("checkpoint `{}`: {problem}", checkpoint.name))
             })?;
-        }
-    }
-    Ok(())
-}
-
-/// Fails where two cells are one run: what differs between them changes no number.
-fn check_differences(specs: &[RunSpec], hashes: &[SpecHash]) -> Result<(), Status> {
-    let mut first_of: BTreeMap<&SpecHash, &str> = BTreeMap::new();
-    for (spec, hash) in specs.iter().zip(hashes) {
-        if let Some(first) = first_of.insert(hash, &spec.label) {
-            return Err(invalid_experiment(format!(
-                "`{first}` and `{}` are the same run: what differs between them changes no number \
-                 of it; leave one of them out",
-                spec.label
-            )));
         }
     }
     Ok(())

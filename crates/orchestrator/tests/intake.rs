@@ -1,32 +1,27 @@
 //! What is submitted, over real gRPC with a real Postgres: matrices, sites, estimates.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use imprint_orchestrator::{Config, Error, Limits, Site, TrainerCertificates};
+use imprint_orchestrator::{Config, Site};
 use imprint_proto::Channel;
 use imprint_proto::pb;
 use imprint_proto::pb::orchestrator_client::OrchestratorClient;
-use imprint_telemetry::Vitals;
-use imprint_testkit::TestDb;
-use imprint_world::{World, WorldConfig};
+use imprint_testkit::{TestDb, complete_run};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-const LIMIT: Duration = Duration::from_secs(30);
+use self::common::Serving;
 
 /// An orchestrator that starts nothing, with a synthetic world in the directory `world`.
 struct Lab {
     db: TestDb,
     dir: TempDir,
     people: OrchestratorClient<Channel>,
-    stop: oneshot::Sender<()>,
-    serving: JoinHandle<Result<(), Error>>,
+    serving: Serving,
     n_requests: u32,
 }
 
@@ -34,46 +29,21 @@ struct Lab {
 async fn lab(site: &str) -> Lab {
     let db = TestDb::start().await;
     let dir = tempfile::tempdir().unwrap();
-    World::generate(WorldConfig {
-        n_people: 20,
-        n_facts: 4,
-        n_held_out: 2,
-        n_tokens: 20_000,
-        ..WorldConfig::ci()
-    })
-    .unwrap()
-    .write(&dir.path().join("world"))
-    .unwrap();
+    common::write_world(&dir.path().join("world"));
     fs::create_dir(dir.path().join("experiments")).unwrap();
     let site_file = dir.path().join("site.toml");
     let site = site.replace("DIR", &dir.path().display().to_string());
     fs::write(&site_file, site).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
     let config = Config {
-        door: listener.into(),
-        url: None,
-        signer: None,
-        trainer_certificates: TrainerCertificates::default(),
-        metrics_url: "http://127.0.0.1:1".to_owned(),
-        data_dir: dir.path().join("data"),
-        trainer: imprint_testkit::bin("imprint-trainer"),
-        environment: Vec::new(),
         site: Site::read(&site_file, 0).unwrap(),
-        limits: Limits::default(),
-        vitals: Vitals::default(),
+        ..common::config(dir.path()).await
     };
-    let (stop, stopped) = oneshot::channel::<()>();
-    let store = db.store.clone();
-    let serving = tokio::spawn(imprint_orchestrator::serve(config, store, async {
-        let _ = stopped.await;
-    }));
-    let channel = imprint_proto::connect("orchestrator", &url).await.unwrap();
+    let serving = Serving::start(config, db.store.clone());
+    let channel = imprint_proto::connect("orchestrator", &serving.url).await;
     Lab {
         db,
         dir,
-        people: OrchestratorClient::new(channel),
-        stop,
+        people: OrchestratorClient::new(channel.unwrap()),
         serving,
         n_requests: 0,
     }
@@ -161,19 +131,14 @@ impl Lab {
     /// Runs are complete, with as many updates as they have, each of so many milliseconds.
     async fn complete(&self, label: &str, duration_ms: f32) {
         let pool = self.db.store.pool();
-        for state in ["running", "delivering", "complete"] {
-            sqlx::query("update imprint.run set state = $2, finished_at = now() where label = $1")
-                .bind(label)
-                .bind(state)
-                .execute(pool)
-                .await
-                .unwrap();
-        }
-        sqlx::query("select imprint.ensure_partitions(run_id) from imprint.run where label = $1")
-            .bind(label)
-            .execute(pool)
-            .await
-            .unwrap();
+        let run_id: i32 = sqlx::query_scalar(
+            "select run_id from imprint.run, imprint.ensure_partitions(run_id) where label = $1",
+        )
+        .bind(label)
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        complete_run(&self.db.store, run_id).await;
         sqlx::query(
             "insert into imprint.update_stats
              select run_id, step, 1, 3.0, 1e-3, 1.0, 1.0, 256, 0, $2
@@ -187,9 +152,7 @@ impl Lab {
     }
 
     async fn shut_down(self) {
-        self.stop.send(()).unwrap();
-        let ended = tokio::time::timeout(LIMIT, self.serving).await;
-        ended.expect("it shuts down in time").unwrap().unwrap();
+        self.serving.shut_down().await;
     }
 }
 

@@ -1,12 +1,14 @@
 //! The services over real gRPC with a real Postgres; shell scripts stand in for trainers.
 
+mod common;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use imprint_access::Door;
 use imprint_core::Settled;
-use imprint_orchestrator::{Config, Error, Limits, Site, TrainerCertificates};
+use imprint_orchestrator::{Config, Limits, Site};
 use imprint_proto::Channel;
 use imprint_proto::pb;
 use imprint_proto::pb::RunState;
@@ -14,14 +16,10 @@ use imprint_proto::pb::attempts_client::AttemptsClient;
 use imprint_proto::pb::orchestrator_client::OrchestratorClient;
 use imprint_telemetry::Vitals;
 use imprint_testkit::{TestDb, wait_until};
-use imprint_world::{World, WorldConfig};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-const LIMIT: Duration = Duration::from_secs(30);
+use self::common::{LIMIT, Serving};
 
 /// An orchestrator with its database, a synthetic world, and clients.
 struct Bench {
@@ -30,10 +28,8 @@ struct Bench {
     people: OrchestratorClient<Channel>,
     trainers: AttemptsClient<Channel>,
     channel: Channel,
-    url: String,
     vitals: Vitals,
-    stop: oneshot::Sender<()>,
-    serving: JoinHandle<Result<(), Error>>,
+    serving: Serving,
     n_requests: u32,
 }
 
@@ -54,32 +50,15 @@ async fn bench_behind(
     lock: impl FnOnce(Door) -> Door,
 ) -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    World::generate(WorldConfig {
-        n_people: 20,
-        n_facts: 4,
-        n_held_out: 2,
-        n_tokens: 20_000,
-        ..WorldConfig::ci()
-    })
-    .unwrap()
-    .write(dir.path())
-    .unwrap();
+    common::write_world(dir.path());
     let program = dir.path().join("trainer");
     std::fs::write(&program, format!("#!/bin/sh\n{}\n", trainer.unwrap_or(""))).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let vitals = Vitals::default();
+    let config = common::config(dir.path()).await;
     let config = Config {
-        door: lock(listener.into()),
-        url: None,
-        signer: None,
-        trainer_certificates: TrainerCertificates::default(),
-        metrics_url: "http://127.0.0.1:1".to_owned(),
-        data_dir: dir.path().join("data"),
+        door: lock(config.door),
         trainer: program,
-        environment: Vec::new(),
         site: Site::local(usize::from(trainer.is_some())),
         limits: Limits {
             lease,
@@ -87,23 +66,20 @@ async fn bench_behind(
             stop_grace: Duration::from_secs(5),
             ..Limits::default()
         },
-        vitals: vitals.clone(),
+        ..config
     };
-    let (stop, stopped) = oneshot::channel::<()>();
-    let store = db.store.clone();
-    let serving = tokio::spawn(imprint_orchestrator::serve(config, store, async {
-        let _ = stopped.await;
-    }));
-    let channel = imprint_proto::connect("orchestrator", &url).await.unwrap();
+    let vitals = config.vitals.clone();
+    let serving = Serving::start(config, db.store.clone());
+    let channel = imprint_proto::connect("orchestrator", &serving.url)
+        .await
+        .unwrap();
     Bench {
         db,
         dir,
         people: OrchestratorClient::new(channel.clone()),
         trainers: AttemptsClient::new(channel.clone()),
         channel,
-        url,
         vitals,
-        stop,
         serving,
         n_requests: 0,
     }
@@ -233,7 +209,6 @@ impl Bench {
         answer.map(|a| a.into_inner().stop)
     }
 
-    /// Records a state and returns the steps of those that became obsolete.
     async fn settle(
         &self,
         run_id: i32,
@@ -249,6 +224,7 @@ impl Bench {
         Ok(serde_json::from_str(&answer.into_inner().settled_json).unwrap())
     }
 
+    /// Records a state and returns the steps of those that became obsolete.
     async fn record(&self, run_id: i32, attempt: u32, step: u32) -> Result<Vec<u32>, Status> {
         let request = pb::RecordStateRequest {
             run_id,
@@ -340,9 +316,7 @@ impl Bench {
     }
 
     async fn shut_down(self) {
-        self.stop.send(()).unwrap();
-        let ended = tokio::time::timeout(LIMIT, self.serving).await;
-        ended.expect("it shuts down in time").unwrap().unwrap();
+        self.serving.shut_down().await;
     }
 }
 
@@ -965,11 +939,10 @@ async fn shutting_down_stops_trainers_and_ends_watching() {
     let Bench {
         db: _db,
         dir: _dir,
-        stop,
         serving,
         ..
     } = bench;
-    stop.send(()).unwrap();
+    let shut_down = tokio::spawn(serving.shut_down());
     let status = loop {
         match watched.message().await {
             Ok(Some(_)) => {}
@@ -978,11 +951,7 @@ async fn shutting_down_stops_trainers_and_ends_watching() {
         }
     };
     assert_eq!(status.message(), "the orchestrator is shutting down");
-    tokio::time::timeout(LIMIT, serving)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    shut_down.await.unwrap();
     assert_eq!(std::fs::read_to_string(stopped).unwrap(), "run\n");
 }
 

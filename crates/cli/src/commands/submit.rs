@@ -17,6 +17,7 @@ use crate::arguments::Output;
 use crate::client::Orchestrator;
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
+use crate::progress::state_word;
 use crate::table::{Column, table, thousands};
 
 /// Submit an experiment file: its matrix becomes runs, and those that are new are queued.
@@ -130,12 +131,7 @@ fn word(run: &pb::SubmittedRun) -> &'static str {
     match run.state() {
         _ if run.new => "new",
         pb::RunState::Unspecified => "there",
-        pb::RunState::Queued => "queued",
-        pb::RunState::Running => "running",
-        pb::RunState::Delivering => "delivering",
-        pb::RunState::Complete => "complete",
-        pb::RunState::Failed => "failed",
-        pb::RunState::Cancelled => "cancelled",
+        state => state_word(state),
     }
 }
 

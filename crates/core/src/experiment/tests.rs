@@ -40,7 +40,7 @@ text = "original"
 steps = [3, 7]
 "#;
 
-fn parse(text: &str) -> Result<ExperimentSpec, Error> {
+pub(super) fn parse(text: &str) -> Result<ExperimentSpec, Error> {
     ExperimentSpec::parse(text, Path::new("tiny.toml"), Path::new("/base"))
 }
 

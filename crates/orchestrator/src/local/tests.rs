@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::executor::asked_job;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -27,18 +28,9 @@ fn local(dir: &TempDir, gpus: Vec<u32>) -> Local {
 
 fn job(run_id: i32, number: u32) -> Job {
     Job {
-        run_id,
-        job: number,
         executor: "local".to_owned(),
         slot: Some(0),
-        request_id: uuid::Uuid::new_v4().to_string(),
-        external_id: None,
-        asked_for: Duration::ZERO,
-        alive_for: None,
-        stopping_for: None,
-        killing_for: None,
-        began: false,
-        idle_for: Duration::ZERO,
+        ..asked_job(run_id, number, &uuid::Uuid::new_v4().to_string())
     }
 }
 

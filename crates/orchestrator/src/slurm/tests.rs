@@ -5,6 +5,7 @@ use imprint_testkit::slurm::{Cluster, Options};
 use tempfile::TempDir;
 
 use super::*;
+use crate::executor::asked_job;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -48,20 +49,7 @@ impl Bed {
     }
 
     fn job(&self, run_id: i32) -> Job {
-        Job {
-            run_id,
-            job: 1,
-            executor: "cluster".to_owned(),
-            slot: None,
-            request_id: format!("request-of-run-{run_id}-"),
-            external_id: None,
-            asked_for: Duration::ZERO,
-            alive_for: None,
-            stopping_for: None,
-            killing_for: None,
-            began: false,
-            idle_for: Duration::ZERO,
-        }
+        asked_job(run_id, 1, &format!("request-of-run-{run_id}-"))
     }
 
     async fn try_submit(&mut self, job: &Job, script: &str) -> Result<String, Refused> {

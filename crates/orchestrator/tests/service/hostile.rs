@@ -89,7 +89,7 @@ async fn only_the_right_token_opens_the_door() {
         ),
     ] {
         let credentials = Credentials::default().with_token(token.as_ref()).unwrap();
-        let url = bench.url.clone();
+        let url = bench.serving.url.clone();
         let channel = imprint_proto::connect_lazy(Target { url, credentials }).unwrap();
         let mut people = OrchestratorClient::new(channel.clone());
         let read = said(

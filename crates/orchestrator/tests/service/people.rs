@@ -585,7 +585,13 @@ async fn submit_for_sure(
 async fn two_that_submit_at_once_over_a_bad_line_make_each_run_once() {
     let n_runs = 60;
     let mut bench = bench(None).await;
-    let address = bench.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let address = bench
+        .serving
+        .url
+        .strip_prefix("http://")
+        .unwrap()
+        .parse()
+        .unwrap();
     // In the middle of a request, and after it: before its answer, or in the middle of that.
     for cut_after in [400, 900, 3000] {
         let name = format!("cut-{cut_after}");

@@ -1,6 +1,7 @@
 //! The orchestrator as those who watch it see it.
 
 use imprint_testkit::http_get;
+use tokio::net::TcpListener;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;

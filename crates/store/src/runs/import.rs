@@ -4,7 +4,7 @@ use imprint_core::{ImportedSpec, Schedule, SpecHash};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
-use super::submission::{NewProbeSet, Refusal, insert_plan, insert_probe_set};
+use super::submission::{NewProbeSet, Refusal, insert_plan, insert_probe_set, one_wish_at_a_time};
 use super::{Process, RunState};
 use crate::{Error, Store};
 
@@ -76,9 +76,7 @@ impl Store {
 async fn begin(pool: &PgPool, import: &NewImport) -> sqlx::Result<BegunImport> {
     let mut tx = pool.begin().await?;
     // As a submission: probes and experiments that are found here are not dropped meanwhile.
-    sqlx::raw_sql("select pg_advisory_xact_lock(hashtext('imprint.submit'))")
-        .execute(&mut *tx)
-        .await?;
+    one_wish_at_a_time(&mut tx).await?;
     let known: Option<(i32, String, RunState)> =
         sqlx::query_as("select run_id, label, state from imprint.run where hash = $1 for update")
             .bind(&import.hash.0)

@@ -101,7 +101,10 @@ pub enum Refusal {
          give the changed experiment another name"
     )]
     LabelTaken { label: String },
-    #[error("`{first}` and `{second}` are the same run: leave one of them out")]
+    #[error(
+        "`{first}` and `{second}` are the same run: what differs between them changes no number of \
+         it; leave one of them out"
+    )]
     SameRun { first: String, second: String },
     #[error(
         "run `{label}` has begun without keeping its state at step {step} and cannot go back to it; \

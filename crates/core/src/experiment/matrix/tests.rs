@@ -4,8 +4,8 @@ use std::path::Path;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
-use crate::experiment::tests::inputs;
-use crate::{Error, ExperimentSpec, RunSpec, SpecHash};
+use crate::experiment::tests::{inputs, parse};
+use crate::{ExperimentSpec, RunSpec, SpecHash};
 
 /// Six cells, before there is a matrix.
 const FILE: &str = r#"
@@ -42,10 +42,6 @@ facts = "0..2"
 text = "original"
 steps = [3, 7]
 "#;
-
-fn parse(text: &str) -> Result<ExperimentSpec, Error> {
-    ExperimentSpec::parse(text, Path::new("tiny.toml"), Path::new("/base"))
-}
 
 /// One scenario, one batch size and one seed, and a matrix.
 fn one_cell(matrix: &str) -> String {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::executor::asked_job;
 
 const REQUEUE_EXIT: u8 = 85;
 const REQUEST: &str = "6f1c9a52-0d3e-4b7a-9f7e-2f4f0a1b5c3d";
@@ -15,18 +16,8 @@ fn line(id: u32, state: &str, exit: u32, n_restarts: u32, nodes: &str, reason: &
 
 fn job(external_id: Option<&str>) -> Job {
     Job {
-        run_id: 7,
-        job: 3,
-        executor: "cluster".to_owned(),
-        slot: None,
-        request_id: REQUEST.to_owned(),
         external_id: external_id.map(str::to_owned),
-        asked_for: Duration::ZERO,
-        alive_for: None,
-        stopping_for: None,
-        killing_for: None,
-        began: false,
-        idle_for: Duration::ZERO,
+        ..asked_job(7, 3, REQUEST)
     }
 }
 

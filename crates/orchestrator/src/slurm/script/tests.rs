@@ -1,26 +1,13 @@
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
 use expect_test::expect;
 
 use super::*;
+use crate::executor::asked_job;
 
 fn job() -> Job {
-    Job {
-        run_id: 7,
-        job: 3,
-        executor: "cluster".to_owned(),
-        slot: None,
-        request_id: "request-1".to_owned(),
-        external_id: None,
-        asked_for: Duration::ZERO,
-        alive_for: None,
-        stopping_for: None,
-        killing_for: None,
-        began: false,
-        idle_for: Duration::ZERO,
-    }
+    asked_job(7, 3, "request-1")
 }
 
 fn command(program: &str, arguments: &[&str]) -> TrainerCommand {

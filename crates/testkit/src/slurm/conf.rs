@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::net::ToSocketAddrs as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -91,6 +92,11 @@ fn slurm_conf(place: &Place) -> String {
         true => "SlurmctldParameters=preempt_send_user_signal",
         false => "",
     };
+    // Daemons listen at the address of the machine's name, where that has one, and else at all.
+    let listening = match (host.as_str(), 0).to_socket_addrs() {
+        Ok(_) => "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny",
+        Err(_) => "",
+    };
     let remembers = options.remembers.as_secs();
     let lines = options.lines.join("\n");
     // Without `cred_expire` a requeued job waits two minutes.
@@ -103,7 +109,7 @@ SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={dir}/munge/s,cred_expire=5
 CredType=cred/munge
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+{listening}
 SlurmctldPort={controller_port}
 StateSaveLocation={dir}/controller
 SlurmdSpoolDir={dir}/%n

@@ -14,7 +14,9 @@ comment on column imprint.leader.holder is 'Host and process.';
 comment on column imprint.leader.lead_until is 'Then another may lead, unless it was renewed.';
 
 alter table imprint.run add column priority int4 not null default 0;
+alter table imprint.run add column fruitless_stops int4 not null default 0;
 comment on column imprint.run.priority is 'Of waiting runs the highest starts first.';
+comment on column imprint.run.fruitless_stops is 'Consecutive attempts that were asked to stop before any new state was saved or reading stored.';
 
 create table imprint.job (
     run_id int4 not null references imprint.run on delete cascade,
@@ -25,6 +27,7 @@ create table imprint.job (
     external_id text,
     created_at timestamptz not null default now(),
     asked_at timestamptz not null default now(),
+    n_asked int4 not null default 1,
     alive_at timestamptz,
     stop_asked_at timestamptz,
     kill_asked_at timestamptz,
@@ -42,6 +45,7 @@ comment on column imprint.job.request_id is 'The executor finds the job by it wh
 comment on column imprint.job.external_id is 'What the executor calls it: host:process, or a number of Slurm''s; null until that is known.';
 comment on column imprint.job.created_at is 'When it was first asked for.';
 comment on column imprint.job.asked_at is 'When the executor was asked last.';
+comment on column imprint.job.n_asked is 'How often it was.';
 comment on column imprint.job.alive_at is 'Since when its process lives; null while it waits in a queue.';
 comment on column imprint.job.stop_asked_at is 'When it was first asked to save and end.';
 comment on column imprint.job.kill_asked_at is 'When it was last asked to end at once.';
@@ -82,11 +86,11 @@ create table imprint.event (
     detail text not null default '',
     primary key (run_id, event)
 );
-comment on table imprint.event is 'What happened to a run, written by triggers: nothing that changes a run is left out.';
+comment on table imprint.event is 'What happened to a run. Triggers write it, so that no change of a state is left out; other resources are noted by who gives them.';
 comment on column imprint.event.run_id is 'Run, in imprint.run.';
 comment on column imprint.event.event is 'Counted from 1 within the run, in the order in which they happened.';
 comment on column imprint.event.happened_at is 'When it was written, by the database''s clock.';
-comment on column imprint.event.kind is 'A state of the run that began; or attempt_began, attempt_ended, job_asked, job_found, job_alive, job_ended, stop_asked, cancel_requested, priority.';
+comment on column imprint.event.kind is 'A state of the run that began; or attempt_began, attempt_ended, job_asked, job_found, job_alive, job_ended, stop_asked, kill_asked, cancel_requested, priority, resources.';
 comment on column imprint.event.attempt is 'The attempt that it happened to; null where it happened to none.';
 comment on column imprint.event.job is 'The job that it happened to; null where it happened to none.';
 comment on column imprint.event.detail is 'What there is to say of it: a reason, a place, an outcome.';
@@ -99,22 +103,36 @@ returns void language sql as $$
 $$;
 comment on function imprint.note is 'Internal: adds to the events of a run, whose row the caller holds.';
 
-create function imprint.on_run() returns trigger language plpgsql as $$
+create function imprint.on_runs() returns trigger language plpgsql
+-- The plan is made once, at the first statement's number of rows, and serves for all.
+set enable_nestloop = off set jit = off as $$
+declare
+    refused record;
 begin
-    if new.state <> old.state then
-        if not exists (select from imprint.run_transition
-                       where from_state = old.state and to_state = new.state) then
-            raise exception 'run % cannot go from % to %', new.run_id, old.state, new.state
-                using errcode = 'check_violation', constraint = 'run_transition';
-        end if;
-        perform imprint.note(new.run_id, new.state, null, null, new.reason);
+    select n.run_id, o.state as was, n.state as wanted into refused
+    from changed n join unchanged o using (run_id)
+    where n.state <> o.state and not exists (select from imprint.run_transition t
+        where (t.from_state, t.to_state) = (o.state, n.state))
+    limit 1;
+    if found then
+        raise exception 'run % cannot go from % to %', refused.run_id, refused.was, refused.wanted
+            using errcode = 'check_violation', constraint = 'run_transition';
     end if;
-    if new.cancel_requested and not old.cancel_requested then
-        perform imprint.note(new.run_id, 'cancel_requested', null, null, '');
-    end if;
-    if new.priority <> old.priority then
-        perform imprint.note(new.run_id, 'priority', null, null, new.priority::text);
-    end if;
+    insert into imprint.event (run_id, event, kind, detail)
+    select e.run_id,
+        coalesce((select max(last.event) from imprint.event last where last.run_id = e.run_id), 0)
+            + row_number() over (partition by e.run_id order by e.nth),
+        e.kind, e.detail
+    from (
+        select n.run_id, what.*
+        from changed n join unchanged o using (run_id)
+        cross join lateral (values
+            (1, n.state <> o.state, n.state, n.reason),
+            (2, n.cancel_requested and not o.cancel_requested, 'cancel_requested', ''),
+            (3, n.priority <> o.priority, 'priority', n.priority::text)
+        ) as what(nth, happened, kind, detail)
+        where what.happened
+    ) e;
     return null;
 end $$;
 create function imprint.on_new_runs() returns trigger language plpgsql as $$
@@ -124,14 +142,12 @@ begin
     select run_id, 1, state, label from added where state = 'queued';
     return null;
 end $$;
--- For all at once: thousands of runs come in one statement.
+-- For all at once: thousands of runs come, or are cancelled, in one statement.
 create trigger runs_are_new after insert on imprint.run referencing new table as added
     for each statement execute function imprint.on_new_runs();
-create trigger run_changes after update of state, cancel_requested, priority on imprint.run
-    for each row when (old.state is distinct from new.state
-        or old.cancel_requested is distinct from new.cancel_requested
-        or old.priority is distinct from new.priority)
-    execute function imprint.on_run();
+create trigger runs_change after update on imprint.run
+    referencing old table as unchanged new table as changed
+    for each statement execute function imprint.on_runs();
 
 create function imprint.on_attempt() returns trigger language plpgsql as $$
 begin
@@ -165,6 +181,12 @@ begin
     if new.stop_asked_at is not null and old.stop_asked_at is null then
         perform imprint.note(new.run_id, 'stop_asked', null, new.job, '');
     end if;
+    if new.kill_asked_at is distinct from old.kill_asked_at then
+        perform imprint.note(new.run_id, 'kill_asked', null, new.job, '');
+    end if;
+    if new.n_asked > old.n_asked then
+        perform imprint.note(new.run_id, 'job_asked', null, new.job, new.executor || ', once more');
+    end if;
     if new.ended_at is not null and old.ended_at is null then
         perform imprint.note(new.run_id, 'job_ended', null, new.job, new.outcome);
     end if;
@@ -175,7 +197,7 @@ create trigger job_is_new after insert on imprint.job
 create trigger job_changes after update on imprint.job
     for each row execute function imprint.on_job();
 
-comment on function imprint.on_run is 'Internal: refuses a state that may not follow, and notes what changed.';
+comment on function imprint.on_runs is 'Internal: refuses a state that may not follow, and notes what changed.';
 comment on function imprint.on_new_runs is 'Internal: notes that runs were queued.';
 comment on function imprint.on_attempt is 'Internal: notes that an attempt began or ended.';
 comment on function imprint.on_job is 'Internal: notes what became of a job.';
@@ -208,6 +230,54 @@ comment on column imprint.run_record.outcome is 'finished, stopped, failed, lost
 comment on column imprint.run_record.record is 'All that the trainer said of itself: program, build, libraries, processor, kernel, driver, GPUs, the batch system''s job.';
 comment on column imprint.run_record.settled is 'What the configuration left open and the first attempt settled: schedule, rows of a micro-batch.';
 comment on column imprint.run_record.spec is 'The complete configuration, with the SHA-256 of every file.';
+
+-- What tells the runs of an experiment apart.
+
+alter table imprint.experiment_run add column checkpoint text;
+comment on column imprint.experiment_run.checkpoint is 'The checkpoint''s name in the experiment.';
+create function imprint.checkpoint_in(label text, identity jsonb) returns text
+language sql stable parallel safe
+return split_part(substr(label, strpos(label, '/') + 1),
+    format('-%s-b%s-s%s', identity ->> 'scenario_name', identity ->> 'batch_size',
+        identity ->> 'seed'), 1);
+comment on function imprint.checkpoint_in is 'Internal: what a label has before scenario, batch size and seed.';
+update imprint.experiment_run e set checkpoint = imprint.checkpoint_in(e.label, r.spec -> 'identity')
+from imprint.run r where r.run_id = e.run_id;
+alter table imprint.experiment_run alter column checkpoint set not null;
+-- An older program, an older archive and an imported log do not say it.
+create function imprint.on_unnamed_checkpoint() returns trigger language plpgsql as $$
+begin
+    select imprint.checkpoint_in(new.label, r.spec -> 'identity') into new.checkpoint
+    from imprint.run r where r.run_id = new.run_id;
+    return new;
+end $$;
+create trigger checkpoint_is_unnamed before insert on imprint.experiment_run
+    for each row when (new.checkpoint is null) execute function imprint.on_unnamed_checkpoint();
+comment on function imprint.on_unnamed_checkpoint is 'Internal: takes the checkpoint''s name from the label where nobody says it.';
+
+create or replace view imprint.run_summary as
+select r.run_id, e.label as run, x.name as experiment, e.checkpoint,
+    i.scenario_name as scenario, i.batch_size, i.seq_len,
+    i.batch_size::int8 * i.seq_len as tokens_per_step, i.seed,
+    r.state, r.reason, p.n_probes, r.n_updates,
+    cardinality(r.reading_steps) as readings_expected,
+    coalesce(h.next_reading, 0) as readings_stored, coalesce(h.next_update, 0) as updates_stored,
+    coalesce((select max(attempt) from imprint.attempt t where t.run_id = r.run_id), 0) as attempts,
+    case (select bool_or((n.attempt, n.next_reading) = (h.attempt, h.next_reading))
+            from imprint.analysis n where n.run_id = r.run_id)
+        when true then 'current' when false then 'stale' else 'none' end as analysis,
+    r.created_at, r.started_at, r.finished_at,
+    coalesce(i.repeat, 0) as repeat,
+    (r.spec -> 'identity') - array['seed', 'repeat'] as settings
+from imprint.run r
+join imprint.experiment_run e using (run_id)
+join imprint.experiment x using (experiment_id)
+join imprint.probe_set p using (probe_set_id)
+left join imprint.ingest_head h using (run_id)
+cross join lateral jsonb_to_record(r.spec -> 'identity')
+    as i(scenario_name text, batch_size int4, seq_len int4, seed numeric, repeat int4);
+comment on column imprint.run_summary.repeat is 'Tells runs apart that do the same again; 0 for the first.';
+comment on column imprint.run_summary.settings is 'Everything that changes a number of the run but its seed: runs of equal settings may be averaged.';
 
 -- Thousands of runs at once.
 

@@ -108,6 +108,12 @@ async fn an_offline_run_is_imported_bit_for_bit() {
     imprint(&lab, &["import", spool]).expect_err("the run has ended");
     imprint(&lab, &["verify", "offline"]).expect("nothing is missing");
     let readings = lab.readings(run_id).await;
+    let recorded = "select count(*) from imprint.run_record
+                    where run_id = $1 and length(binary_sha256) = 64
+                      and record ->> 'program' = 'imprint-trainer'";
+    let recorded = sqlx::query_scalar(recorded).bind(run_id);
+    let recorded: i64 = recorded.fetch_one(&lab.pool().await).await.expect("count");
+    assert_eq!(recorded, 2, "both say what they were made with");
 
     // A run that nothing happened to.
     let undisturbed = Lab::start().await;

@@ -153,36 +153,64 @@ async fn the_package_works_with_what_imprint_up_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_when_the_orchestrator_was_away() {
+async fn a_watch_and_a_followed_log_go_on_when_the_orchestrator_was_away() {
     const WATCH: &str = "import imprint_client\n\
         for seen in imprint_client.connect().watch('away'):\n    \
         print(*[run.state for run in seen.runs], flush=True)";
-    let mut python = python();
+    const LOG: &str = "import imprint_client\n\
+        for text in imprint_client.connect().log('away/scratch-none-b4-s0', follow=True):\n    \
+        print(text, end='', flush=True)";
     let mut lab = Lab::start().await;
     let head = "scenarios = ['none']\nbatch_sizes = [4]";
-    let toml = experiment("away", head, TINY, &training(400));
+    let toml = experiment("away", head, TINY, &training(2000));
     lab.submit(&toml).await.expect("submit");
-    let seen = lab.dir().join("seen");
-    let url = format!("http://{}", lab.orchestrator_address());
-    let mut watching = ChildGuard::spawn(
+    let run_id = lab.run_id("away/scratch-none-b4-s0").await;
+    let spawn = |mut program: Command, name: &str| {
+        let url = format!("http://{}", lab.orchestrator_address());
+        ChildGuard::spawn(
+            program
+                .env("IMPRINT_ORCHESTRATOR", url)
+                .stdin(Stdio::null())
+                .stdout(log(&lab.dir().join(name)))
+                .stderr(log(&lab.dir().join(format!("{name}.err")))),
+        )
+    };
+    let script = |script: &str| {
+        let mut python = python();
+        python.args(["-c", script]);
         python
-            .args(["-c", WATCH])
-            .env("IMPRINT_ORCHESTRATOR", url)
-            .stdin(Stdio::null())
-            .stdout(log(&seen))
-            .stderr(log(&lab.dir().join("watch.log"))),
-    );
-    let lines = || fs::read_to_string(&seen).unwrap_or_default();
+    };
+    let mut by_program = lab.imprint();
+    by_program.args(["logs", "away/scratch-none-b4-s0", "--follow"]);
+    let mut all = [
+        ("watch", spawn(script(WATCH), "watch")),
+        ("log", spawn(script(LOG), "log")),
+        ("logs", spawn(by_program, "logs")),
+    ];
+    let dir = lab.dir().to_owned();
+    let said = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
     wait_until(LIMIT, "the run is seen running", || async {
-        lines().contains("running")
+        said("watch").contains("running") && !said("log").is_empty() && !said("logs").is_empty()
     })
     .await;
     lab.kill_orchestrator();
+    wait_until(LIMIT, "its trainer says so", || async {
+        lab.trainer_log(run_id).contains("cannot send heartbeats")
+    })
+    .await;
     lab.start_orchestrator().await;
-    let ended = watching.wait(LIMIT);
-    let said = fs::read_to_string(lab.dir().join("watch.log")).unwrap_or_default();
-    assert!(ended.is_some_and(|status| status.success()), "{said}");
-    assert_eq!(lines().lines().last(), Some("complete"));
+    for (name, program) in &mut all {
+        let ended = program.wait(LIMIT);
+        let why = said(&format!("{name}.err"));
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{name}: {why}"
+        );
+    }
+    assert_eq!(said("watch").lines().last(), Some("complete"));
+    let whole = lab.trainer_log(run_id);
+    assert_eq!(said("log"), whole);
+    assert_eq!(said("logs"), whole);
 }
 
 /// With a certificate and a token it may do what the token says; without either, nothing.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use imprint_e2e::{Lab, THRICE, TINY, experiment, succeeds, training};
-use imprint_testkit::bin;
+use imprint_e2e::{Lab, StoredReading, THRICE, TINY, experiment, succeeds, training};
+use imprint_testkit::{TestDb, bin};
 
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -66,6 +66,47 @@ async fn a_run_comes_again_bit_by_bit() {
         .await
         .expect("a hash");
     assert!(file.contains(&format!("# hash: {hash}\n")), "{file}");
+
+    // In another database, which is empty, the files alone give the same runs and the same bits.
+    let mut other = Lab::new(TestDb::start_durable().await, bin("imprint-trainer"));
+    other.start_metrics().await;
+    other.start_orchestrator().await;
+    let (_, parent, _) = said(&["reproduce", "pre/scratch-none-b4-s0"]);
+    std::fs::write(other.dir().join("child.toml"), &file).expect("write the file");
+    std::fs::write(other.dir().join("parent.toml"), parent).expect("write the parent's");
+    let early = other.says(&["submit", "child.toml"]);
+    assert_eq!(early.status.code(), Some(2), "its parent is not there");
+    for file in ["parent.toml", "child.toml"] {
+        let out = other.says(&["submit", file, "--wait"]);
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{file}: {stderr}");
+    }
+    for label in ["pre/scratch-none-b4-s0", run] {
+        let sql = "select hash from imprint.run_record where run = $1";
+        let hash: String = sqlx::query_scalar(sql)
+            .bind(label)
+            .fetch_one(&lab.pool().await)
+            .await
+            .expect("a hash");
+        let (there, again): (i32, String) = sqlx::query_as(
+            "select run_id, e.label from imprint.run join imprint.experiment_run e using (run_id)
+             where hash = $1",
+        )
+        .bind(&hash)
+        .fetch_one(&other.pool().await)
+        .await
+        .expect("a run of the same hash");
+        let (_, cell) = label.split_once('/').expect("a label");
+        assert_eq!(again, format!("again-{}/{cell}", &hash[..12]));
+        let bits = async |lab: &Lab, run_id| {
+            let readings = lab.readings(run_id).await;
+            readings.iter().map(StoredReading::bits).collect::<Vec<_>>()
+        };
+        let here = bits(&lab, lab.run_id(label).await).await;
+        assert!(here.len() > 20, "{label}");
+        assert_eq!(bits(&other, there).await, here, "{label}");
+    }
+    drop(other);
 
     // Once more, twice: each is another run that measures the same.
     let experiment = format!("again-{}", &hash[..12]);

@@ -1,8 +1,9 @@
 //! A matrix with further axes, from files below a root: dry run, runs, the same file again, more.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use imprint_e2e::{Lab, THRICE, TINY, experiment, training, write_world};
+use imprint_e2e::{Lab, THRICE, TINY, experiment, succeeds, training, write_world};
 use imprint_testkit::{TestDb, bin};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,4 +101,140 @@ async fn a_sweep_is_estimated_run_and_widened() {
         stderr.contains("`data.facts`: /etc/hostname is below no root"),
         "{stderr}"
     );
+}
+
+/// Seeds are averaged and nothing else is, whatever a checkpoint is called.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_is_shown_cell_by_cell() {
+    const CHECKPOINTS: [&str; 2] = ["wide", "wide-once-b4-s0"];
+    const PEAKS: [&str; 2] = ["0.001", "0.005"];
+    let lab = Lab::start().await;
+    let second = TINY
+        .replace("scratch", CHECKPOINTS[1])
+        .replace("intermediate_size = 32", "intermediate_size = 48");
+    let toml = experiment(
+        "grid",
+        "scenarios = ['once']\nbatch_sizes = [4]\nseeds = [0, 1]",
+        &format!(
+            "{}\n[[checkpoint]]\n{second}",
+            TINY.replace("scratch", CHECKPOINTS[0])
+        ),
+        &(training(40) + THRICE),
+    ) + "[matrix.product]\n'training.learning_rate.peak' = [1e-3, 5e-3]\n";
+    lab.complete("grid", &toml, Duration::from_secs(300)).await;
+    let label = |checkpoint: &str, peak: &str, seed: u32| {
+        let peak = peak.replace("0.00", "");
+        format!("grid/{checkpoint}-once-b4-s{seed}-peak{peak}e-3")
+    };
+    let cells = || CHECKPOINTS.into_iter().flat_map(|c| PEAKS.map(|p| (c, p)));
+    let pool = lab.pool().await;
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let answer = succeeds(lab.imprint().args(arguments).args(["--output", "json"]));
+        serde_json::from_str(&answer).expect("JSON")
+    };
+
+    // What each run says, by its own label.
+    let mut of_runs = BTreeMap::new();
+    for (checkpoint, peak) in cells() {
+        for seed in [0, 1] {
+            let label = label(checkpoint, peak, seed);
+            let of_run: Vec<(String, f64)> = sqlx::query_as(
+                "select depth, avg(own_nats) from imprint.effectivity($1)
+                 where exposure = 1 group by depth",
+            )
+            .bind(&label)
+            .fetch_all(&pool)
+            .await
+            .expect("what a run says");
+            for (depth, own_nats) in of_run {
+                of_runs.insert((label.clone(), depth), own_nats);
+            }
+        }
+    }
+    assert_eq!(of_runs.len(), 8 * 3);
+    let mean = |checkpoint: &str, peak: &str, depth: &str| {
+        let of_seed = |seed| of_runs[&(label(checkpoint, peak, seed), depth.to_owned())];
+        assert_ne!(of_seed(0), of_seed(1));
+        (of_seed(0) + of_seed(1)) / 2.0
+    };
+
+    let in_sql: Vec<(String, String, String, i64, f64)> = sqlx::query_as(
+        "select s.checkpoint, settings #>> '{training,learning_rate,peak}', depth,
+             count(distinct run), avg(own_nats)
+         from imprint.run_summary s join imprint.effectivity using (run)
+         where experiment = 'grid' and exposure = 1
+         group by s.checkpoint, settings, depth",
+    )
+    .fetch_all(&pool)
+    .await
+    .expect("what cells say in SQL");
+    assert_eq!(in_sql.len(), 4 * 3);
+    for (checkpoint, peak, depth, n_runs, own_nats) in in_sql {
+        assert_eq!(n_runs, 2, "{checkpoint} {peak}");
+        let want = mean(&checkpoint, &peak, &depth);
+        assert!(
+            (own_nats - want).abs() < 1e-9,
+            "{checkpoint} {peak} {depth}"
+        );
+    }
+
+    let results = json(&["results", "grid"]);
+    let rows = results.as_array().expect("rows");
+    let mut seen = BTreeSet::new();
+    for row in rows {
+        let text = |key: &str| row[key].as_str().expect("text");
+        let (checkpoint, depth) = (text("checkpoint"), text("depth"));
+        let peak = row["settings"]["training.learning_rate.peak"].to_string();
+        assert_eq!((&row["n_runs"], &row["seed"]), (&2.into(), &().into()));
+        assert_eq!(text("run"), format!("grid/{checkpoint}-once-b4"));
+        let own_nats = row["first_own_nats"].as_f64().expect("a number");
+        let want = mean(checkpoint, &peak, depth);
+        assert!((own_nats - want).abs() < 1e-9, "{row}");
+        seen.insert((checkpoint.to_owned(), peak, depth.to_owned()));
+    }
+    assert_eq!((rows.len(), seen.len()), (4 * 3, 4 * 3));
+    let by_run = json(&["results", "grid", "--by-run"]);
+    for row in by_run.as_array().expect("rows") {
+        let key = |key: &str| row[key].as_str().expect("text").to_owned();
+        let own_nats = row["first_own_nats"].as_f64().expect("a number");
+        let want = of_runs[&(key("run"), key("depth"))];
+        assert!((own_nats - want).abs() < 1e-9, "{row}");
+    }
+    let table = succeeds(lab.imprint().args(["results", "grid"]));
+    let heading = table.lines().next().expect("a heading");
+    assert!(
+        heading.contains("peak") && heading.contains("runs"),
+        "{table}"
+    );
+
+    // A figure for each run here, with that run in it.
+    let draw = |name: &str, out: &str| {
+        succeeds(lab.imprint().args(["figure", name, "--out", out]));
+        let files = std::fs::read_dir(lab.dir().join(out)).expect("figures");
+        let files = files.map(|file| file.expect("a file").path());
+        let dynamics = files.filter_map(|path| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            let is_meant = name.starts_with("dynamics-") && name.ends_with(".csv");
+            is_meant.then(|| {
+                (
+                    name,
+                    std::fs::read_to_string(path).expect("a figure's points"),
+                )
+            })
+        });
+        dynamics.collect::<BTreeMap<String, String>>()
+    };
+    let figures = draw("grid", "figures");
+    assert_eq!(figures.len(), 8, "{:?}", figures.keys());
+    for (checkpoint, peak) in cells() {
+        for seed in [0, 1] {
+            let own = draw(
+                &label(checkpoint, peak, seed),
+                &format!("of-{checkpoint}-{peak}-{seed}"),
+            );
+            let own: Vec<&String> = own.values().collect();
+            let figure = &figures[&format!("dynamics-{checkpoint}-peak-{peak}-s{seed}.csv")];
+            assert_eq!(own, [figure]);
+        }
+    }
 }

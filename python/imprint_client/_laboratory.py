@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import os
-import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -31,15 +31,9 @@ from imprint_client._records import (
     Verification,
     record,
 )
-from imprint_client._service import (
-    FIRST_PAUSE_SECONDS,
-    LONG_ANSWER_WITHIN_SECONDS,
-    Service,
-    is_broken,
-)
+from imprint_client._service import LONG_ANSWER_WITHIN_SECONDS, Reconnecting, Service
 
-# How long a broken watch is taken up again before the service counts as gone.
-_RECONNECT_FOR_SECONDS = 60.0
+_log = logging.getLogger("imprint_client")
 
 # The limits of pages: so few calls as can be.
 _MANY_RUNS = 1_000
@@ -93,6 +87,7 @@ class Laboratory:
     Every call raises a subclass of `Error` when it is refused or nothing answers, and is repeated for
     some seconds while a service cannot answer.
     An experiment is known by its name, a run by its label `experiment/cell`.
+    States are those of `RunState`, or its words: `"failed"`.
     """
 
     def __init__(self, orchestrator: Service, metrics: Service) -> None:
@@ -122,6 +117,7 @@ class Laboratory:
         file: str | os.PathLike[str],
         *,
         dry_run: bool = False,
+        tokens_per_second: float | None = None,
         request_id: str | None = None,
     ) -> Submission:
         """Submits an experiment file: its matrix becomes runs, and those that are new are queued.
@@ -131,7 +127,9 @@ class Laboratory:
 
         Args:
             file: The experiment file.
-            dry_run: Check and expand only; nothing is stored.
+            dry_run: Check, expand and estimate only; nothing is stored.
+            tokens_per_second: For the hours of a dry run: what one trainer trains on; where absent,
+                what was measured on complete runs of the same model on the same device.
             request_id: What tells this request from others; a new one where absent. Repeating a
                 request with its id returns the first answer.
 
@@ -145,6 +143,7 @@ class Laboratory:
             base_dir=path.resolve().parent,
             file=os.fspath(file),
             dry_run=dry_run,
+            tokens_per_second=tokens_per_second,
             request_id=request_id,
         )
 
@@ -155,6 +154,7 @@ class Laboratory:
         base_dir: str | os.PathLike[str] = ".",
         file: str = "experiment.toml",
         dry_run: bool = False,
+        tokens_per_second: float | None = None,
         request_id: str | None = None,
     ) -> Submission:
         """Submits the text of an experiment file, as `submit` does.
@@ -169,6 +169,7 @@ class Laboratory:
             file=file,
             base_dir=os.fspath(Path(base_dir).resolve()),
             dry_run=dry_run,
+            tokens_per_second=tokens_per_second,
         )
         answer = self._orchestrator.call(
             "SubmitExperiment",
@@ -204,18 +205,18 @@ class Laboratory:
             runs.extend(self._runs(name, answer.next_page_token, ()))
         return Experiment(first.name, tuple(runs), first.summary)
 
-    def runs(self, name: str, *, states: Iterable[RunState] = ()) -> Iterator[Run]:
+    def runs(self, name: str, *, states: Iterable[RunState | str] = ()) -> Iterator[Run]:
         """The runs of an experiment, in the order in which they were asked for.
 
         Args:
             states: Runs in these states only; all where empty.
         """
-        return self._runs(name, "", tuple(states))
+        return self._runs(name, "", _names(states))
 
-    def _runs(self, name: str, token: str, states: tuple[RunState, ...]) -> Iterator[Run]:
+    def _runs(self, name: str, token: str, states: Sequence[str]) -> Iterator[Run]:
         def page(token: str) -> orchestrator.ListExperimentRunsResponse:
             request = orchestrator.ListExperimentRunsRequest(
-                name=name, page_size=_MANY_RUNS, page_token=token, states=_names(states)
+                name=name, page_size=_MANY_RUNS, page_token=token, states=states
             )
             return self._orchestrator.call(
                 "ListExperimentRuns", request, orchestrator.ListExperimentRunsResponse
@@ -231,31 +232,23 @@ class Laboratory:
         A watch that breaks is taken up again for a minute.
         """
         request = orchestrator.WatchExperimentRequest(name=name)
-        gone_since: float | None = None
+        reconnecting = Reconnecting()
         while True:
-            broken: Error | None = None
             runs: dict[int, Run] = {}
             try:
                 answers = self._orchestrator.stream(
                     "WatchExperiment", request, orchestrator.WatchExperimentResponse
                 )
                 for answer in answers:
-                    gone_since = None
+                    reconnecting.answered()
                     part = record(Experiment, answer.experiment)
                     runs.update((run.run_id, run) for run in part.runs)
                     # An experiment of many runs comes in several messages at first.
                     if part.summary and len(runs) >= sum(part.summary.runs_by_state.values()):
                         yield Experiment(part.name, tuple(runs.values()), part.summary)
                 return
-            except Error as error:
-                if not is_broken(error):
-                    raise
-                broken = error
-            now = time.monotonic()
-            gone_since = now if gone_since is None else gone_since
-            if now - gone_since > _RECONNECT_FOR_SECONDS:
-                raise broken
-            time.sleep(FIRST_PAUSE_SECONDS)
+            except Error as broken:
+                reconnecting.wait(broken)
 
     def wait(self, name: str) -> Experiment:
         """The experiment when all its runs have ended, well or badly."""
@@ -263,44 +256,52 @@ class Laboratory:
             pass
         return self.experiment(name)
 
-    def cancel(self, name: str, run: str | None = None) -> list[str]:
+    def cancel(self, name: str) -> list[str]:
         """Ends the runs of an experiment that no other experiment wants, or one of them.
+
+        Args:
+            name: An experiment, or the label of one of its runs.
 
         Returns:
             The labels of the runs that are cancelled by this.
         """
-        request = orchestrator.CancelExperimentRequest(name=name, run=run or "")
+        experiment, run = _meant(name)
+        request = orchestrator.CancelExperimentRequest(name=experiment, run=run)
         answer = self._orchestrator.call(
             "CancelExperiment", request, orchestrator.CancelExperimentResponse
         )
         return list(answer.cancelled)
 
-    def retry(
-        self, name: str, run: str | None = None, *, states: Iterable[RunState] = ()
-    ) -> list[str]:
+    def retry(self, name: str, *, states: Iterable[RunState | str] = ()) -> list[str]:
         """Queues failed and cancelled runs of an experiment again, or one of them.
 
         Args:
+            name: An experiment, or the label of one of its runs.
             states: Which runs: failed ones, cancelled ones; both where empty.
 
         Returns:
             The labels of the runs that are queued by this.
         """
+        experiment, run = _meant(name)
         request = orchestrator.RetryExperimentRequest(
-            name=name, run=run or "", states=_names(states)
+            name=experiment, run=run, states=_names(states)
         )
         answer = self._orchestrator.call(
             "RetryExperiment", request, orchestrator.RetryExperimentResponse
         )
         return list(answer.queued)
 
-    def set_priority(self, name: str, priority: int, run: str | None = None) -> list[str]:
+    def set_priority(self, name: str, priority: int) -> list[str]:
         """Says which waiting runs start first: those with the highest priority; 0 is where all begin.
+
+        Args:
+            name: An experiment, or the label of one of its runs.
 
         Returns:
             The labels of the runs that had another priority and are not complete.
         """
-        request = orchestrator.SetPriorityRequest(name=name, run=run or "", priority=priority)
+        experiment, run = _meant(name)
+        request = orchestrator.SetPriorityRequest(name=experiment, run=run, priority=priority)
         answer = self._orchestrator.call("SetPriority", request, orchestrator.SetPriorityResponse)
         return list(answer.changed)
 
@@ -331,6 +332,10 @@ class Laboratory:
     ) -> Iterator[str]:
         """What a run's trainer said, in pieces.
 
+        One that breaks off is taken up again behind the last piece, for a minute.
+        Why a run waits whose log is followed is a warning of the logger `imprint_client`, which
+        Python shows on standard error unless told otherwise.
+
         Args:
             log: The name of one of the run's logs; the newest where empty.
             tail_lines: Only so many of the last lines that are there; all where absent.
@@ -341,9 +346,24 @@ class Laboratory:
         )
         # A piece may end within a character.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for answer in self._orchestrator.stream("ReadLog", request, orchestrator.ReadLogResponse):
-            if text := decoder.decode(answer.text):
-                yield text
+        reconnecting = Reconnecting()
+        while True:
+            try:
+                answers = self._orchestrator.stream(
+                    "ReadLog", request, orchestrator.ReadLogResponse
+                )
+                for answer in answers:
+                    reconnecting.answered()
+                    if answer.waiting:
+                        _log.warning("%s waits: %s", run, answer.waiting)
+                    if answer.text:
+                        request.at.log = answer.log
+                        request.at.offset = answer.offset + len(answer.text)
+                    if text := decoder.decode(answer.text):
+                        yield text
+                return
+            except Error as broken:
+                reconnecting.wait(broken)
 
     def verify(self, run: str) -> Verification:
         """Which readings of a run are stored and which are missing."""
@@ -428,5 +448,18 @@ class Laboratory:
             yield from (record(Update, one) for one in answer.updates)
 
 
-def _names(states: Iterable[RunState]) -> list[str]:
-    return [f"RUN_STATE_{state.name}" for state in states]
+def _names(states: Iterable[RunState | str]) -> list[str]:
+    """What the protocol calls states.
+
+    Raises:
+        ValueError: naming a word that is none.
+    """
+    # A word in the place of words would be taken letter by letter.
+    words = (states,) if isinstance(states, str) else states
+    return [f"RUN_STATE_{RunState(word).name}" for word in words]
+
+
+def _meant(name: str) -> tuple[str, str]:
+    """The experiment and, where it is one of its runs, the label of what is named."""
+    experiment, slash, _ = name.partition("/")
+    return experiment, name if slash else ""

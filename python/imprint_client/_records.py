@@ -55,6 +55,8 @@ class SubmittedRun:
     n_probe_tokens: int
     #: Of a run that was there; unspecified for a new one.
     state: RunState
+    #: It was there, waits to be started, and has got this file's resources.
+    updated: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,10 @@ LONG_ANSWER_WITHIN_SECONDS = 600.0
 _N_TRIES = 6
 
 # The pause before the second try; it doubles from try to try.
-FIRST_PAUSE_SECONDS = 0.25
+_FIRST_PAUSE_SECONDS = 0.25
+
+# How long a broken stream is taken up again before the service counts as gone.
+_RECONNECT_FOR_SECONDS = 60.0
 
 _Response = TypeVar("_Response", bound=Message)
 
@@ -63,7 +66,7 @@ class Service:
             request_serializer=_to_bytes,
             response_deserializer=answer.FromString,
         )
-        pause_seconds = FIRST_PAUSE_SECONDS
+        pause_seconds = _FIRST_PAUSE_SECONDS
         n_tries = 1
         while True:
             try:
@@ -115,10 +118,30 @@ def _to_bytes(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def is_broken(error: Error) -> bool:
-    """Whether the connection broke or the service went away, so that asking again may help."""
-    return error.code in (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN,
-    )
+class Reconnecting:
+    """Whether a stream that broke is taken up again."""
+
+    def __init__(self) -> None:
+        self._broken_since: float | None = None
+
+    def answered(self) -> None:
+        """Notes that something came."""
+        self._broken_since = None
+
+    def wait(self, broken: Error) -> None:
+        """Lets some time pass before the next try.
+
+        Raises:
+            Error: the one that broke it, when another try cannot help or none has for a minute.
+        """
+        is_passing = broken.code in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.CANCELLED,
+            grpc.StatusCode.UNKNOWN,
+        )
+        now = time.monotonic()
+        if self._broken_since is None:
+            self._broken_since = now
+        if not is_passing or now - self._broken_since > _RECONNECT_FOR_SECONDS:
+            raise broken
+        time.sleep(_FIRST_PAUSE_SECONDS)

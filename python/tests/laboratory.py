@@ -5,6 +5,7 @@
 The services are those of the data directory; the world is a synthetic one.
 """
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -59,6 +60,8 @@ stagger = {{ groups = 10, every = 1 }}
 
 SMALL = EXPERIMENT.format(name="small", n_updates=12)
 LONG = EXPERIMENT.format(name="long", n_updates=5_000)
+LONGER = EXPERIMENT.format(name="longer", n_updates=5_001)
+WAITING = EXPERIMENT.format(name="waiting", n_updates=13).replace("[4, 2]", "[4]")
 LABEL = "small/scratch-once-b4-s0"
 
 
@@ -93,6 +96,10 @@ def test_a_file_is_submitted_as_its_text_is(lab: Laboratory, complete: str) -> N
     file = WORLD / "small.toml"
     file.write_text(SMALL, encoding="utf-8")
     assert [run.new for run in lab.submit(file, dry_run=True).runs] == [False, False]
+    dry = lab.submit_text(LONG, base_dir=WORLD, dry_run=True, tokens_per_second=1000.0)
+    assert dry.estimate is not None
+    assert {group.tokens_per_second for group in dry.estimate.groups} == {1000.0}
+    assert dry.estimate.device_hours is not None
 
 
 def test_bad_input_names_the_field(lab: Laboratory) -> None:
@@ -119,7 +126,9 @@ def test_an_experiment_and_its_runs(lab: Laboratory, complete: str) -> None:
     experiment = lab.experiment("small")
     assert experiment.runs == tuple(lab.runs("small"))
     assert len(list(lab.runs("small", states=[RunState.COMPLETE]))) == 2
-    assert list(lab.runs("small", states=[RunState.FAILED])) == []
+    assert list(lab.runs("small", states=["failed", RunState.CANCELLED])) == []
+    with pytest.raises(ValueError, match="fialed"):
+        lab.runs("small", states=["fialed"])
     assert list(lab.watch("small"))[-1].runs == experiment.runs
     assert lab.retry("small") == []
     stored = {run.run: run for run in lab.stored_runs("small")}
@@ -173,12 +182,38 @@ def test_runs_are_cancelled_and_queued_again(lab: Laboratory) -> None:
     assert set(lab.set_priority("long", -1)) == labels
     assert set(lab.cancel("long")) == labels
     assert {run.state for run in lab.wait("long").runs} == {RunState.CANCELLED}
-    assert set(lab.retry("long", states=[RunState.CANCELLED])) == labels
+    assert set(lab.retry("long", states=["cancelled"])) == labels
     one = min(labels)
-    assert lab.cancel("long", one) == [one]
+    assert lab.set_priority(one, 3) == [one]
+    assert lab.cancel(one) == [one]
     # One that is still saving is named again.
     assert set(lab.cancel("long")) >= labels - {one}
     assert {run.state for run in lab.wait("long").runs} == {RunState.CANCELLED}
+
+
+def test_a_followed_log_says_why_its_run_waits(
+    lab: Laboratory, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.submit_text(LONGER, base_dir=WORLD)
+    # Both slots are taken.
+    for experiment in lab.watch("longer"):
+        if all(run.state is RunState.RUNNING for run in experiment.runs):
+            break
+    (run,) = lab.submit_text(WAITING, base_dir=WORLD).runs
+
+    class Cancelling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "free slot" in record.getMessage():
+                lab.cancel("longer")
+
+    handler = Cancelling()
+    logging.getLogger("imprint_client").addHandler(handler)
+    try:
+        said = "".join(lab.log(run.run, follow=True))
+    finally:
+        logging.getLogger("imprint_client").removeHandler(handler)
+    assert f"{run.run} waits: queued, waits for a free slot (2 of 2" in caplog.text
+    assert said == "".join(lab.log(run.run)) != ""
 
 
 def test_where_nothing_listens_the_error_says_so() -> None:

@@ -107,6 +107,34 @@ pub fn effectivities(run: &RunData, arm: &str, depth: Depth, settings: &Settings
     }
 }
 
+/// Those of runs that show the same facts at the same steps, as if they were one: every run's rows
+/// keep the null of their own run.
+pub(crate) fn effectivities_together(
+    runs: &[&RunData],
+    arm: &str,
+    depth: Depth,
+    settings: &Settings,
+) -> Effectivities {
+    let mut together = Effectivities {
+        rows: Vec::new(),
+        n_not_read: 0,
+        null: BTreeMap::new(),
+    };
+    for run in runs {
+        let of_run = effectivities(run, arm, depth, settings);
+        together.rows.extend(of_run.rows);
+        together.n_not_read += of_run.n_not_read;
+        for (exposure, gains) in of_run.null {
+            let sums = together.null.entry(exposure).or_default();
+            sums.resize(sums.len().max(gains.len()), (0.0, 0.0));
+            for (sum, gain) in std::iter::zip(sums, gains) {
+                *sum = (sum.0 + gain.0, sum.1 + gain.1);
+            }
+        }
+    }
+    together
+}
+
 fn null_gain(held_out: &HeldOut<'_>, exposure: &Exposure) -> (f64, f64) {
     held_out
         .probes

@@ -31,7 +31,7 @@ pub use retainability::{
 pub use run::{Control, FactSchedule, ProbeSeries, RunData};
 pub use settings::{Preset, Settings};
 pub use signed_rank::{SignedRank, signed_rank_greater};
-pub use summary::{GroupAnalysis, SummaryRow, analyse, summary_csv};
+pub use summary::{GroupAnalysis, SummaryRow, analyse, analyse_together, summary_csv};
 
 /// Version of the formulas and of their defaults, kept with every stored result.
 ///

@@ -132,32 +132,46 @@ pub fn retainability(
     depth: Depth,
     settings: &Settings,
 ) -> Option<Retainability> {
-    let mut peaked = Vec::new();
+    retainability_together(&[run], arm, depth, settings)
+}
+
+/// The same of runs that show the same facts at the same steps, as if they were one: every run's
+/// probes keep the null of their own run.
+pub(crate) fn retainability_together(
+    runs: &[&RunData],
+    arm: &str,
+    depth: Depth,
+    settings: &Settings,
+) -> Option<Retainability> {
+    let mut peaked_by_run = Vec::with_capacity(runs.len());
     let mut n_not_read = 0;
-    for schedule in run.shown(arm) {
-        let exposures = exposures(schedule, run.n_updates, settings.window_steps);
-        let (first, last) = (exposures.first()?, exposures.last()?);
-        for probe in run.series(schedule.fact, depth, Control::Own) {
-            let trajectory = &probe.trajectory;
-            match (reading(trajectory, first.step), peak(trajectory, last)) {
-                (Some(_), Some(peak)) => peaked.push((probe, first.step, peak.step)),
-                _ => n_not_read += 1,
+    for run in runs {
+        let mut peaked = Vec::new();
+        for schedule in run.shown(arm) {
+            let exposures = exposures(schedule, run.n_updates, settings.window_steps);
+            let (first, last) = (exposures.first()?, exposures.last()?);
+            for probe in run.series(schedule.fact, depth, Control::Own) {
+                let trajectory = &probe.trajectory;
+                match (reading(trajectory, first.step), peak(trajectory, last)) {
+                    (Some(_), Some(peak)) => peaked.push((probe, first.step, peak.step)),
+                    _ => n_not_read += 1,
+                }
             }
         }
+        peaked_by_run.push(peaked);
     }
-    let t_max_steps = peaked
-        .iter()
+    let t_max_steps = (peaked_by_run.iter().flatten())
         .filter_map(|(probe, _, t_lam)| Some(probe.trajectory.steps().last()? - t_lam))
         .min()
         .filter(|&t| t >= 2)?;
 
-    let held_out = run.held_out(depth);
-    let all_null: Vec<&Trajectory> = held_out.iter().flat_map(|h| h.probes.clone()).collect();
-    let null_mean = (!all_null.is_empty()).then(|| mean_trajectory(&all_null));
     let grid = log_grid(t_max_steps);
-    let gains = peaked
-        .into_iter()
-        .map(|(probe, t_pre, t_lam)| {
+    let mut gains = Vec::new();
+    for (run, peaked) in std::iter::zip(runs, peaked_by_run) {
+        let held_out = run.held_out(depth);
+        let all_null: Vec<&Trajectory> = held_out.iter().flat_map(|h| h.probes.clone()).collect();
+        let null_mean = (!all_null.is_empty()).then(|| mean_trajectory(&all_null));
+        gains.extend(peaked.into_iter().map(|(probe, t_pre, t_lam)| {
             let every = |trajectory| Gain::of(trajectory, t_pre, t_lam, 1..=t_max_steps);
             ProbeGain {
                 fact: probe.fact,
@@ -168,14 +182,16 @@ pub fn retainability(
                     .map(|h| Gain::of(&h.mean, t_pre, t_lam, grid.iter().copied()))
                     .collect(),
             }
-        })
-        .collect();
+        }));
+    }
+    let first = runs.first()?;
+    let held_out = first.held_out(depth);
     Some(Retainability {
         gains,
         n_not_read,
         t_max_steps,
         held_out_weights: held_out.iter().map(|h| h.probes.len() as f64).collect(),
-        tokens_per_step: run.tokens_per_step,
+        tokens_per_step: first.tokens_per_step,
         settings: *settings,
     })
 }

@@ -12,6 +12,8 @@ pub struct RunData {
     pub scenario: String,
     pub batch_size: u32,
     pub seed: u64,
+    /// Tells runs apart that do the same again.
+    pub repeat: u32,
     /// Number of updates: the last reading is taken at this step.
     pub n_updates: u32,
     /// Batch size × sequence length.

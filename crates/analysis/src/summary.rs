@@ -1,12 +1,12 @@
-//! The table of results: one row per run, arm and depth.
+//! The table of results: one row per run, or runs taken together, arm and depth.
 
 use imprint_core::{Depth, Span};
 use serde::Serialize;
 
-use crate::effectivity::{Effectivities, Effectivity, effectivities};
+use crate::effectivity::{Effectivities, Effectivity, effectivities_together};
 use crate::fit::DecayFit;
 use crate::outliers::within_iqr;
-use crate::retainability::{Estimator, Retainability, retainability};
+use crate::retainability::{Estimator, Retainability, retainability_together};
 use crate::run::{RunData, mean_of};
 use crate::settings::{Preset, Settings};
 
@@ -21,7 +21,10 @@ pub struct SummaryRow {
     pub checkpoint: String,
     pub scenario: String,
     pub batch_size: u32,
-    pub seed: u64,
+    /// `None` where runs of several seeds, or several of one, are taken together.
+    pub seed: Option<u64>,
+    /// Runs that the numbers are means over.
+    pub n_runs: usize,
     pub arm: String,
     pub depth: Depth,
     pub span: Span,
@@ -92,7 +95,7 @@ pub struct SummaryRow {
     pub published_outlier_share: Option<f64>,
 }
 
-/// Everything that is computed for one arm and depth of a run.
+/// Everything that is computed for one arm and depth of a run, or of runs taken together.
 #[derive(Clone, Debug)]
 pub struct GroupAnalysis {
     pub row: SummaryRow,
@@ -104,12 +107,20 @@ pub struct GroupAnalysis {
 
 /// Every arm and depth of a run, in the order of arms and then of depths.
 pub fn analyse(run: &RunData, settings: &Settings) -> Vec<GroupAnalysis> {
+    analyse_together(&run.label, &[run], settings)
+}
+
+/// The same of runs that differ in nothing but what chance is in them, under one name.
+///
+/// Means are over the probes of all runs, each with the null of its own run; intervals are over
+/// facts, each drawn with all its runs.
+pub fn analyse_together(name: &str, runs: &[&RunData], settings: &Settings) -> Vec<GroupAnalysis> {
     let mut groups = Vec::new();
-    for arm in run.arms() {
+    for arm in runs.first().map(|run| run.arms()).unwrap_or_default() {
         for depth in Depth::ALL {
-            let effects = effectivities(run, arm, depth, settings);
+            let effects = effectivities_together(runs, arm, depth, settings);
             if !effects.rows.is_empty() || effects.n_not_read > 0 {
-                groups.push(group(run, arm, depth, settings, effects));
+                groups.push(group(name, runs, arm, depth, settings, effects));
             }
         }
     }
@@ -117,14 +128,16 @@ pub fn analyse(run: &RunData, settings: &Settings) -> Vec<GroupAnalysis> {
 }
 
 fn group(
-    run: &RunData,
+    name: &str,
+    runs: &[&RunData],
     arm: &str,
     depth: Depth,
     settings: &Settings,
     all: Effectivities,
 ) -> GroupAnalysis {
+    let run = runs[0];
     let first = all.first_exposures();
-    let retained = retainability(run, arm, depth, settings);
+    let retained = retainability_together(runs, arm, depth, settings);
     let retained = retained.as_ref();
     let windows = || all.rows.iter().map(|r| r.exposure.window_steps);
     let distinct = |key: fn(&Effectivity) -> u32| {
@@ -147,11 +160,12 @@ fn group(
     let published = retained.and_then(|r| r.curve(Estimator::MeanOfRatios, false));
     let published_fit = retained.and_then(Retainability::published_fit);
     let row = SummaryRow {
-        run: run.label.clone(),
+        run: name.to_owned(),
         checkpoint: run.checkpoint.clone(),
         scenario: run.scenario.clone(),
         batch_size: run.batch_size,
-        seed: run.seed,
+        seed: (runs.len() == 1).then_some(run.seed),
+        n_runs: runs.len(),
         arm: arm.to_owned(),
         depth,
         span: run.span,

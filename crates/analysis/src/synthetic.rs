@@ -65,6 +65,7 @@ pub(crate) fn run(
         scenario: "arm".to_owned(),
         batch_size: 8,
         seed: 0,
+        repeat: 0,
         n_updates: *steps.last().expect("a run has readings"),
         tokens_per_step: 1000,
         span: Span::Target,

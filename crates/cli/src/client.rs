@@ -10,7 +10,7 @@ use imprint_proto::pb::attempts_client::AttemptsClient;
 use imprint_proto::pb::metrics_client::MetricsClient;
 use imprint_proto::pb::orchestrator_client::OrchestratorClient;
 use imprint_proto::{Channel, Error, MAX_MESSAGE_BYTES, Target, answer};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Response, Status};
 
 use crate::failure::{Failure, Kind};
@@ -31,7 +31,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Rows of a page: as many as the service gives.
 const MAX_PAGE: i32 = 1_000;
 
-/// How long a broken watch is taken up again before the service counts as gone.
+/// How long a broken stream is taken up again before the service counts as gone.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);
 
 /// A connection to the orchestrator.
@@ -235,19 +235,58 @@ impl Orchestrator {
     }
 
     /// Hands a log to `seen`, piece by piece, until that has had enough.
+    ///
+    /// A stream that breaks is taken up again behind the last piece.
     pub(crate) async fn log(
         &self,
-        request: pb::ReadLogRequest,
+        mut request: pb::ReadLogRequest,
         mut seen: impl FnMut(pb::ReadLogResponse) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
-        let failed = |status: Status| Failure::of_call(&status, "orchestrator", &self.url);
-        let mut client = self.client.clone();
-        let mut pieces = client.read_log(request).await.map_err(failed)?.into_inner();
-        while let Some(piece) = pieces.message().await.map_err(failed)? {
-            if seen(piece)?.is_break() {
-                break;
-            }
+        let mut gone_since = None;
+        loop {
+            let broken = match self.client.clone().read_log(request.clone()).await {
+                Ok(stream) => {
+                    let mut stream = stream.into_inner();
+                    loop {
+                        let piece = match stream.message().await {
+                            Ok(Some(piece)) => piece,
+                            Ok(None) => return Ok(()),
+                            Err(status) => break status,
+                        };
+                        gone_since = None;
+                        if !piece.text.is_empty() {
+                            request.at = Some(pb::LogPlace {
+                                log: piece.log.clone(),
+                                offset: piece.offset + piece.text.len() as u64,
+                            });
+                        }
+                        if seen(piece)?.is_break() {
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(status) => status,
+            };
+            self.wait_to_reconnect(&broken, &mut gone_since).await?;
         }
+    }
+
+    /// Lets some time pass before a broken stream is taken up again.
+    ///
+    /// # Errors
+    /// When that cannot help, or was in vain for too long.
+    async fn wait_to_reconnect(
+        &self,
+        broken: &Status,
+        gone_since: &mut Option<Instant>,
+    ) -> Result<(), Failure> {
+        if !is_broken(broken) {
+            return Err(Failure::of_call(broken, "orchestrator", &self.url));
+        }
+        if gone_since.get_or_insert_with(Instant::now).elapsed() > RECONNECT_FOR {
+            return Err(gone("orchestrator", &self.url));
+        }
+        tokio::time::sleep(FIRST_PAUSE).await;
         Ok(())
     }
 
@@ -314,12 +353,12 @@ impl Orchestrator {
     ) -> Result<pb::Experiment, Failure> {
         let mut runs: BTreeMap<i32, pb::Run> = BTreeMap::new();
         let mut summary = None;
-        let mut gone_since: Option<tokio::time::Instant> = None;
+        let mut gone_since = None;
         loop {
             let request = pb::WatchExperimentRequest {
                 name: name.to_owned(),
             };
-            let ended = match self.client.clone().watch_experiment(request).await {
+            let broken = match self.client.clone().watch_experiment(request).await {
                 Ok(stream) => {
                     let mut stream = stream.into_inner();
                     loop {
@@ -333,31 +372,20 @@ impl Orchestrator {
                                     summary = experiment.summary;
                                 }
                             }
-                            Ok(None) => break None,
-                            Err(status) => break Some(status),
+                            Ok(None) => {
+                                return Ok(pb::Experiment {
+                                    name: name.to_owned(),
+                                    runs: runs.into_values().collect(),
+                                    summary,
+                                });
+                            }
+                            Err(status) => break status,
                         }
                     }
                 }
-                Err(status) => Some(status),
+                Err(status) => status,
             };
-            match ended {
-                None => {
-                    return Ok(pb::Experiment {
-                        name: name.to_owned(),
-                        runs: runs.into_values().collect(),
-                        summary,
-                    });
-                }
-                Some(status) if !is_broken(&status) => {
-                    return Err(Failure::of_call(&status, "orchestrator", &self.url));
-                }
-                Some(_) => {}
-            }
-            let since = *gone_since.get_or_insert_with(tokio::time::Instant::now);
-            if since.elapsed() > RECONNECT_FOR {
-                return Err(gone("orchestrator", &self.url));
-            }
-            tokio::time::sleep(FIRST_PAUSE).await;
+            self.wait_to_reconnect(&broken, &mut gone_since).await?;
         }
     }
 

@@ -1,5 +1,7 @@
 //! Runs as the formulas need them, from the database.
 
+mod cells;
+
 use std::collections::BTreeMap;
 
 use imprint_analysis::{Control, FactSchedule, ProbeSeries, RunData};
@@ -8,18 +10,21 @@ use imprint_store::results::{self, RunRecord};
 use imprint_store::runs::RunState;
 use imprint_store::{Error, Store};
 
+pub(crate) use self::cells::{Sweep, in_words};
 use crate::failure::Failure;
 
-/// The data of [`complete`] runs.
+/// The data of [`complete`] runs, by what they are runs of.
 ///
 /// # Errors
 /// When there is no such experiment or run, or none of them is complete.
-pub(crate) async fn load(store: &Store, name: &str, span: Span) -> Result<Vec<RunData>, Failure> {
-    let mut runs = Vec::new();
-    for record in &complete(store, name).await? {
+pub(crate) async fn load(store: &Store, name: &str, span: Span) -> Result<Sweep, Failure> {
+    let records = complete(store, name).await?;
+    let mut runs = Vec::with_capacity(records.len());
+    for record in &records {
         runs.push(run_data(store, record, span).await?);
     }
-    Ok(runs)
+    let identities = records.iter().map(|record| &record.identity).collect();
+    Ok(Sweep::new(runs, identities))
 }
 
 /// The runs of an experiment, or the one that `name` (`experiment/cell`) names.
@@ -104,10 +109,11 @@ pub(crate) async fn run_data(
         });
     Ok(RunData {
         label: record.label.clone(),
-        checkpoint: checkpoint(record),
+        checkpoint: record.checkpoint.clone(),
         scenario: record.scenario_name.clone(),
         batch_size: record.batch_size,
         seed: record.seed,
+        repeat: repeat(record),
         n_updates: record.n_updates,
         tokens_per_step: u64::from(record.batch_size) * u64::from(record.seq_len),
         span,
@@ -116,15 +122,8 @@ pub(crate) async fn run_data(
     })
 }
 
-/// The checkpoint's name: what the label has before scenario, batch size and seed.
-fn checkpoint(record: &RunRecord) -> String {
-    let cell = record
-        .label
-        .split_once('/')
-        .map_or(&*record.label, |(_, cell)| cell);
-    let rest = format!(
-        "-{}-b{}-s{}",
-        record.scenario_name, record.batch_size, record.seed
-    );
-    cell.strip_suffix(&rest).unwrap_or(cell).to_owned()
+fn repeat(record: &RunRecord) -> u32 {
+    let repeat = record.identity.get("repeat");
+    let repeat = repeat.and_then(serde_json::Value::as_u64);
+    repeat.map_or(0, |repeat| repeat as u32)
 }

@@ -8,15 +8,15 @@ use terminal_size::{Height, Width, terminal_size_of};
 
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Column {
-    Left(&'static str),
-    Right(&'static str),
+pub(crate) enum Column<'h> {
+    Left(&'h str),
+    Right(&'h str),
     /// To the left; where the terminal is too narrow, its cells lose their middle.
-    Name(&'static str),
+    Name(&'h str),
 }
 
-impl Column {
-    fn heading(self) -> &'static str {
+impl<'h> Column<'h> {
+    fn heading(self) -> &'h str {
         match self {
             Self::Left(heading) | Self::Right(heading) | Self::Name(heading) => heading,
         }
@@ -54,14 +54,14 @@ fn size(stream: &impl AsFd) -> Option<(usize, usize)> {
 }
 
 /// Rows under headings.
-pub(crate) fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(columns: &[Column<'_>], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let rows: Vec<Vec<String>> = rows.into_iter().collect();
     lines(columns, &rows, width()).join("\n")
 }
 
 /// Rows under headings, each with a note: beside it where there is room, else below it.
 pub(crate) fn table_with_notes(
-    columns: &[Column],
+    columns: &[Column<'_>],
     heading: &'static str,
     rows: impl IntoIterator<Item = (Vec<String>, String)>,
 ) -> String {
@@ -70,7 +70,7 @@ pub(crate) fn table_with_notes(
 }
 
 fn with_notes(
-    columns: &[Column],
+    columns: &[Column<'_>],
     heading: &'static str,
     rows: Vec<(Vec<String>, String)>,
     width: Option<usize>,
@@ -105,7 +105,7 @@ fn with_notes(
 }
 
 /// The characters that each column takes.
-fn widths(columns: &[Column], rows: &[Vec<String>]) -> Vec<usize> {
+fn widths(columns: &[Column<'_>], rows: &[Vec<String>]) -> Vec<usize> {
     let width = |cell: &String| cell.lines().map(|line| line.chars().count()).max();
     let cells = |i: usize| rows.iter().filter_map(move |row| width(&row[i]));
     (columns.iter().enumerate())
@@ -122,7 +122,7 @@ fn total(widths: &[usize]) -> usize {
 }
 
 /// The heading, a line, and a line for every row.
-fn lines(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
+fn lines(columns: &[Column<'_>], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
     let mut widths = widths(columns, rows);
     let mut too_much = width.map_or(0, |width| total(&widths).saturating_sub(width));
     for (width, column) in widths.iter_mut().zip(columns) {

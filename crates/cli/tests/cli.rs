@@ -108,6 +108,13 @@ fn bad_input_is_exit_code_2() {
     "#]],
     );
     fails(
+        &["status", "mine/late-once-b4-s0", "--state", "failed"],
+        2,
+        &expect![[r#"
+        imprint: --state chooses among the runs of an experiment, and mine/late-once-b4-s0 is one run; leave it out
+    "#]],
+    );
+    fails(
         &["--log", "=", "list"],
         2,
         &expect![[r#"

@@ -41,6 +41,9 @@ const N_MEASURED: u32 = 100;
 /// How long the trainer may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
+/// The longest part of what a trainer says on standard error that becomes part of a problem: its end.
+const SAID_CHARS: usize = 600;
+
 pub(crate) struct Estimator<'a> {
     pub(crate) store: &'a Store,
     pub(crate) site: &'a Site,
@@ -274,7 +277,7 @@ async fn ask(
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     for name in NOT_FOR_TRAINERS {
         command.env_remove(name);
     }
@@ -291,7 +294,28 @@ async fn ask(
         Err(_) => return Err(no_answer(format!("no answer within {ANSWER_WITHIN:?}"))),
     };
     if !output.status.success() {
-        return Err(no_answer(output.status.to_string()));
+        return Err(no_answer(match said(&output.stderr) {
+            said if said.is_empty() => output.status.to_string(),
+            said => format!("{}: {said}", output.status),
+        }));
     }
     serde_json::from_slice(&output.stdout).map_err(|e| no_answer(format!("an odd answer: {e}")))
 }
+
+/// The end of what a program said, in one line.
+fn said(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let mut line = lines.join("; ");
+    if let Some((start, _)) = line.char_indices().rev().nth(SAID_CHARS) {
+        line.replace_range(..start, "…");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,14 @@ pub(crate) trait Executor: Send + 'static {
     async fn shut_down(&mut self, grace: Duration);
 }
 
+/// Does what may wait for a disk or take its time where nothing else waits for it.
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
 /// A job that was asked for just now.
 #[cfg(test)]
 pub(crate) fn asked_job(run_id: i32, job: u32, request_id: &str) -> Job {
@@ -49,6 +57,7 @@ pub(crate) fn asked_job(run_id: i32, job: u32, request_id: &str) -> Job {
         request_id: request_id.to_owned(),
         external_id: None,
         asked_for: Duration::ZERO,
+        n_asked: 1,
         alive_for: None,
         stopping_for: None,
         killing_for: None,

@@ -7,6 +7,7 @@
 mod desk;
 mod estimate;
 mod executor;
+mod lead;
 mod local;
 mod logs;
 mod plan;
@@ -21,7 +22,7 @@ mod trainer;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ pub use crate::site::{
 
 use crate::desk::Desk;
 use crate::executor::Executor;
+use crate::lead::Lead;
 use crate::local::Local;
 use crate::plan::{Room, Rooms};
 use crate::scheduler::Scheduler;
@@ -97,8 +99,11 @@ pub struct Limits {
     /// How long a trainer that lives may be without an attempt, before its first or after its last;
     /// then it is killed and started again.
     pub begin_within: Duration,
-    /// How long an executor may take to show a job that it was asked for; then it is asked again.
+    /// How long an executor may take to show a job that it was asked for; then it is asked again,
+    /// each time after a pause twice as long.
     pub ask_again_after: Duration,
+    /// The longest such pause.
+    pub ask_again_within: Duration,
     /// How long an orchestrator leads without renewing that; then another may.
     pub lead: Duration,
     /// How long a trainer may begin attempts of its run and speak for them: longer than any job waits
@@ -125,8 +130,9 @@ impl Default for Limits {
         Self {
             heartbeat: Duration::from_secs(2),
             lease: Duration::from_secs(30),
-            begin_within: Duration::from_secs(120),
+            begin_within: Duration::from_secs(300),
             ask_again_after: Duration::from_secs(45),
+            ask_again_within: Duration::from_secs(600),
             lead: Duration::from_secs(3),
             run_token: Duration::from_secs(60 * 24 * 3600),
             attempt_token: Duration::from_secs(24 * 3600),
@@ -142,13 +148,22 @@ impl Default for Limits {
 impl Limits {
     /// The pause after so many barren attempts; none after one that got further.
     fn back_off(&self, n_barren: u32) -> Duration {
-        match n_barren.checked_sub(1) {
-            None => Duration::ZERO,
-            Some(doublings) => self
-                .first_back_off
-                .saturating_mul(2u32.saturating_pow(doublings))
-                .min(self.longest_back_off),
-        }
+        doubled(self.first_back_off, n_barren, self.longest_back_off)
+    }
+
+    /// The pause before an executor is asked again that was asked so often.
+    fn ask_again(&self, n_asked: u32) -> Duration {
+        doubled(self.ask_again_after, n_asked, self.ask_again_within)
+    }
+}
+
+/// `first` for the first time, twice that for the second, and so on; nothing before.
+fn doubled(first: Duration, n: u32, longest: Duration) -> Duration {
+    match n.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => first
+            .saturating_mul(2u32.saturating_pow(doublings))
+            .min(longest),
     }
 }
 
@@ -193,6 +208,10 @@ pub async fn serve(
             path: runs_dir,
             err,
         })?;
+    let laboratory = slurm::laboratory(&config.data_dir).map_err(|err| Error::DataDir {
+        path: config.data_dir.clone(),
+        err,
+    })?;
     let host = nix::unistd::gethostname().map_err(Error::Host)?;
     let wake = Arc::new(Notify::new());
     let (stop, stopping) = watch::channel(false);
@@ -231,21 +250,22 @@ pub async fn serve(
         .serve_with_incoming_shutdown(incoming, until_true(draining));
     let mut server = tokio::spawn(server);
     let host = host.to_string_lossy().into_owned();
+    let trainer = Trainer {
+        program: config.trainer,
+        environment: config.environment,
+        orchestrator_url: url.clone(),
+        certificates: config.trainer_certificates,
+        signer: config.signer,
+        token_lasts: config.limits.run_token,
+        runs_dir,
+        stages: config.site.stages.clone(),
+    };
+    let holder = format!("process {} on {host}", std::process::id());
     let scheduler = Scheduler {
         store: store.clone(),
-        desks: desks(&config.site, &host, &runs_dir, &wake),
+        desks: desks(&config.site, &host, &laboratory, &Arc::new(trainer), &wake),
         rooms: rooms(&config.site),
-        trainer: Trainer {
-            program: config.trainer,
-            environment: config.environment,
-            orchestrator_url: url.clone(),
-            certificates: config.trainer_certificates,
-            signer: config.signer,
-            token_lasts: config.limits.run_token,
-            runs_dir,
-            stages: config.site.stages,
-        },
-        holder: format!("process {} on {host}", std::process::id()),
+        lead: Lead::keep(store.clone(), holder, config.limits.lead, wake.clone()),
         limits: config.limits,
         series: series.clone(),
         wake,
@@ -277,7 +297,14 @@ pub async fn serve(
 }
 
 /// The executors of a site, each at work.
-fn desks(site: &Site, host: &str, runs_dir: &Path, wake: &Arc<Notify>) -> BTreeMap<String, Desk> {
+fn desks(
+    site: &Site,
+    host: &str,
+    laboratory: &str,
+    trainer: &Arc<Trainer>,
+    wake: &Arc<Notify>,
+) -> BTreeMap<String, Desk> {
+    let runs_dir = &trainer.runs_dir;
     let executor = |config: &ExecutorConfig| -> Box<dyn Executor> {
         match config {
             ExecutorConfig::Local(LocalConfig { gpus, .. }) => Box::new(Local::new(
@@ -286,13 +313,15 @@ fn desks(site: &Site, host: &str, runs_dir: &Path, wake: &Arc<Notify>) -> BTreeM
                 runs_dir.to_owned(),
             )),
             ExecutorConfig::Slurm(slurm) => {
-                Box::new(Slurm::new((**slurm).clone(), runs_dir.to_owned()))
+                let (config, laboratory) = ((**slurm).clone(), laboratory.to_owned());
+                Box::new(Slurm::new(config, laboratory, runs_dir.to_owned()))
             }
         }
     };
     let desk = |(name, config): (&String, &ExecutorConfig)| {
         let wake = wake.clone();
-        let desk = Desk::new(executor(config), move || wake.notify_one());
+        let changed = move || wake.notify_one();
+        let desk = Desk::new(executor(config), trainer.clone(), changed);
         (name.clone(), desk)
     };
     site.executors.iter().map(desk).collect()

@@ -11,7 +11,7 @@ use imprint_store::runs::Job;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::executor::{Executor, Phase, Refused, Seen};
+use crate::executor::{Executor, Phase, Refused, Seen, aside};
 use crate::logs;
 use crate::trainer::{NOT_FOR_TRAINERS, TrainerCommand};
 
@@ -52,41 +52,13 @@ impl Local {
         }
     }
 
-    fn spawn(&self, job: &Job, command: &TrainerCommand) -> Result<Child, String> {
-        let log = self.log_of(job);
-        let logged = logs::dir_of(&command.run_dir)
-            .and_then(|_| File::options().create(true).append(true).open(&log))
-            .and_then(|log| Ok((log.try_clone()?, log)));
-        let (stdout, stderr) =
-            logged.map_err(|e| format!("cannot write {}: {e}", log.display()))?;
-        let environment = command.environment.iter();
-        let mut process = Command::new(&command.program);
-        process
-            .args(&command.arguments)
-            .envs(environment.map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr)
-            // A group of its own: Ctrl-C in the terminal is for the orchestrator, which then asks
-            // its trainers to stop.
-            .process_group(0);
-        for name in NOT_FOR_TRAINERS {
-            process.env_remove(name);
-        }
-        if let Some(gpu) = job.slot.and_then(|slot| self.gpus.get(slot as usize)) {
-            process.env("CUDA_VISIBLE_DEVICES", gpu.to_string());
-        }
-        let program = command.program.display();
-        process.spawn().map_err(|e| format!("{program}: {e}"))
-    }
-
     fn log_of(&self, job: &Job) -> PathBuf {
         let run_dir = self.runs_dir.join(job.run_id.to_string());
         run_dir.join("logs").join(logs::name_of(job.job))
     }
 
     /// Takes the process of a job under observation, if there is one here; whether it is known.
-    fn hold(&mut self, job: &Job) -> bool {
+    async fn hold(&mut self, job: &Job) -> bool {
         if self.held.contains_key(&job.request_id) {
             return true;
         }
@@ -96,7 +68,10 @@ impl Local {
                 _ => return false,
             },
             // Its number got lost on the way.
-            None => find(&job.request_id),
+            None => {
+                let request_id = job.request_id.clone();
+                aside(move || find(&request_id)).await
+            }
         };
         let Some(pid) = pid else { return false };
         let child = None;
@@ -162,8 +137,11 @@ impl Executor for Local {
     }
 
     async fn submit(&mut self, job: &Job, command: &TrainerCommand) -> Result<String, Refused> {
-        if !self.hold(job) {
-            let child = self.spawn(job, command);
+        if !self.hold(job).await {
+            let (command, log) = (command.clone(), self.log_of(job));
+            let gpu = job.slot.and_then(|slot| self.gpus.get(slot as usize));
+            let gpu = gpu.copied();
+            let child = aside(move || spawn(&command, &log, gpu)).await;
             let child = child.map_err(|e| Refused::Ended(format!("could not be started: {e}")))?;
             let held = Held {
                 pid: child.id(),
@@ -176,19 +154,26 @@ impl Executor for Local {
     }
 
     async fn observe(&mut self, jobs: &[Job]) -> Result<BTreeMap<i32, Seen>, String> {
-        let known: Vec<&Job> = jobs.iter().filter(|job| self.hold(job)).collect();
+        let mut known = Vec::new();
+        for job in jobs {
+            if self.hold(job).await {
+                known.push(job);
+            }
+        }
         self.look();
         let mut seen = BTreeMap::new();
         for job in known {
             let held = &self.held[&job.request_id];
             let phase = match &held.exit {
                 None => Phase::Alive,
-                Some(exit) => Phase::Ended {
-                    how: match logs::last_line(&self.log_of(job)) {
+                Some(exit) => {
+                    let log = self.log_of(job);
+                    let how = match aside(move || logs::last_line(&log)).await {
                         Some(line) => format!("{exit}: {line}"),
                         None => exit.clone(),
-                    },
-                },
+                    };
+                    Phase::Ended { how }
+                }
             };
             let external_id = format!("{}:{}", self.host, held.pid);
             seen.insert(job.run_id, Seen { external_id, phase });
@@ -242,6 +227,32 @@ impl Held {
             None => Some("is gone".to_owned()),
         };
     }
+}
+
+fn spawn(command: &TrainerCommand, log: &Path, gpu: Option<u32>) -> Result<Child, String> {
+    let logged = logs::dir_of(&command.run_dir)
+        .and_then(|_| File::options().create(true).append(true).open(log))
+        .and_then(|log| Ok((log.try_clone()?, log)));
+    let (stdout, stderr) = logged.map_err(|e| format!("cannot write {}: {e}", log.display()))?;
+    let environment = command.environment.iter();
+    let mut process = Command::new(&command.program);
+    process
+        .args(&command.arguments)
+        .envs(environment.map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        // A group of its own: Ctrl-C in the terminal is for the orchestrator, which then asks its
+        // trainers to stop.
+        .process_group(0);
+    for name in NOT_FOR_TRAINERS {
+        process.env_remove(name);
+    }
+    if let Some(gpu) = gpu {
+        process.env("CUDA_VISIBLE_DEVICES", gpu.to_string());
+    }
+    let program = command.program.display();
+    process.spawn().map_err(|e| format!("{program}: {e}"))
 }
 
 fn describe(status: ExitStatus) -> String {

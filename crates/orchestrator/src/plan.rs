@@ -33,8 +33,10 @@ pub(crate) enum Sight {
     Unseen {
         problem: Option<String>,
     },
-    /// Its executor has been asked and does not know it.
-    Unknown,
+    /// Its executor has been asked and does not know it: what it said when it should start it.
+    Unknown {
+        problem: Option<String>,
+    },
     /// In the executor's queue: why, in its words.
     Waiting {
         reason: String,
@@ -146,9 +148,19 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn job_of(&self, run_id: i32) -> Option<(&'a Job, Sight)> {
         let job = self.observed.jobs.get(&run_id)?;
-        let sight = self.observed.sights.get(&run_id).cloned();
-        let sight = sight.unwrap_or(Sight::Unseen { problem: None });
-        Some((job, sight))
+        Some((job, self.sight(job)))
+    }
+
+    fn sight(&self, job: &Job) -> Sight {
+        let sight = self.observed.sights.get(&job.run_id).cloned();
+        sight.unwrap_or(Sight::Unseen { problem: None })
+    }
+
+    /// Why nobody can look at a job.
+    fn gone(&self, job: &Job) -> Option<String> {
+        let name = &job.executor;
+        let is_there = self.observed.site.executors.contains_key(name);
+        (!is_there).then(|| format!("is on `{name}`, which the site file does not have any more"))
     }
 
     fn queued(&mut self, run: &'a OpenRun) {
@@ -181,29 +193,45 @@ impl<'a> Plan<'a> {
     /// A job of which no attempt is open: it has not begun one, or has ended it.
     fn between_attempts(&mut self, run: &OpenRun, job: &Job, sight: Sight, why: &str) {
         let run_id = run.run_id;
+        if let Some(gone) = self.gone(job) {
+            // What becomes of it there can begin nothing any more.
+            return match run.cancel_requested {
+                true => self.push(Action::End { run_id, how: gone }),
+                false => self.explain(
+                    run,
+                    format!("{why}its job {gone}: put it back, or cancel the run and retry it"),
+                ),
+            };
+        }
         match sight {
             Sight::Ended { how } if job.began || run.cancel_requested => {
                 self.push(Action::End { run_id, how });
             }
             Sight::Ended { how } => self.lose_job(run, job, how),
-            Sight::Unknown if job.external_id.is_none() && !run.cancel_requested => {
-                if job.asked_for >= self.limits.ask_again_after {
+            Sight::Unknown { problem } if job.external_id.is_none() && !run.cancel_requested => {
+                if job.asked_for >= self.limits.ask_again(job.n_asked) {
                     self.push(Action::AskAgain { run_id });
                 } else {
-                    self.explain(run, format!("{why}starting"));
+                    let problem = problem.as_deref().unwrap_or("starting");
+                    self.explain(run, format!("{why}{problem}"));
                 }
             }
             // Asked for it may still be on its way.
-            Sight::Unknown if job.asked_for < self.limits.ask_again_after => {}
-            Sight::Unknown => {
+            Sight::Unknown { .. } if job.asked_for < self.limits.ask_again_after => {}
+            Sight::Unknown { .. } => {
                 let how = unknown(job);
                 let sight = Sight::Ended { how };
                 self.between_attempts(run, job, sight, why);
             }
             Sight::Waiting { .. } | Sight::Alive if run.cancel_requested => self.stop(job),
             Sight::Waiting { reason } => self.explain(run, format!("{why}{reason}")),
-            // It hangs before its first word, or after its last.
-            Sight::Alive if job.idle_for >= self.limits.begin_within => self.kill(job),
+            // It hangs before its first word, or after its last; unless nobody was there to hear it.
+            Sight::Alive
+                if job.idle_for >= self.limits.begin_within
+                    && self.observed.leases_from <= self.observed.now =>
+            {
+                self.kill(job);
+            }
             Sight::Alive | Sight::Unseen { problem: None } => {
                 self.explain(run, format!("{why}starting"));
             }
@@ -262,10 +290,12 @@ impl<'a> Plan<'a> {
     /// A job whose run has ended.
     fn left_over(&mut self, job: &Job) {
         let run_id = job.run_id;
-        let sight = self.observed.sights.get(&run_id).cloned();
-        match sight.unwrap_or(Sight::Unseen { problem: None }) {
+        if let Some(how) = self.gone(job) {
+            return self.push(Action::End { run_id, how });
+        }
+        match self.sight(job) {
             Sight::Ended { how } => self.push(Action::End { run_id, how }),
-            Sight::Unknown if job.asked_for >= self.limits.ask_again_after => {
+            Sight::Unknown { .. } if job.asked_for >= self.limits.ask_again_after => {
                 self.push(Action::End {
                     run_id,
                     how: unknown(job),
@@ -274,7 +304,7 @@ impl<'a> Plan<'a> {
             Sight::Waiting { .. } => self.stop(job),
             // Its process is about to end too, or it hangs and holds its place.
             Sight::Alive if job.idle_for >= self.limits.stop_grace => self.stop(job),
-            Sight::Alive | Sight::Unknown | Sight::Unseen { .. } => {}
+            Sight::Alive | Sight::Unknown { .. } | Sight::Unseen { .. } => {}
         }
     }
 
@@ -317,7 +347,14 @@ impl<'a> Plan<'a> {
     }
 
     fn lose(&mut self, run: &OpenRun, lost: Lost, n_barren: u32, reason: String) {
-        let (reason, next) = if n_barren >= self.limits.max_barren_attempts {
+        let (reason, next) = if run.cancel_requested {
+            // It does not fail any more: it ends as cancelled.
+            let next = Next::Retry {
+                barren_attempts: run.barren_attempts,
+                after: Duration::ZERO,
+            };
+            (reason, next)
+        } else if n_barren >= self.limits.max_barren_attempts {
             let reason =
                 format!("{n_barren} attempts in a row got no further; in the last {reason}");
             (reason, Next::Fail)

@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use crate::Limits;
 use crate::desk::{Desk, View};
+use crate::lead::Lead;
 use crate::plan::{Action, Observed, Rooms, Sight, plan};
 use crate::series::{Look, Series};
-use crate::trainer::Trainer;
 
 /// How long nothing may happen before the scheduler looks again by itself.
 const TICK: Duration = Duration::from_millis(200);
@@ -24,6 +24,15 @@ const TICK: Duration = Duration::from_millis(200);
 /// A look that takes long is followed by a pause of so many times that: scheduling takes a tenth of
 /// a processor at most, however many runs there are.
 const PAUSE_FACTOR: u32 = 9;
+
+/// No pause is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A look that takes longer hangs: the connection that it waits for is given up.
+const LOOK_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a look in progress has when the orchestrator ends.
+const LAST_LOOK_WITHIN: Duration = Duration::from_secs(3);
 
 /// So many ticks without a look may still be a busy machine.
 const AWAY_TICKS: u32 = 5;
@@ -33,53 +42,44 @@ pub(crate) struct Scheduler {
     /// By the names of the executors.
     pub(crate) desks: BTreeMap<String, Desk>,
     pub(crate) rooms: Rooms,
-    pub(crate) trainer: Trainer,
-    /// Host and process, for other orchestrators to say who leads.
-    pub(crate) holder: String,
+    pub(crate) lead: Lead,
     pub(crate) limits: Limits,
     pub(crate) series: Series,
     pub(crate) wake: Arc<Notify>,
 }
 
-/// What the loop remembers from look to look.
-struct Memory {
-    leases: Leases,
-    lead: Lead,
-    /// Jobs that could not be handed to their executor, and why.
-    refused: BTreeMap<String, String>,
-}
-
 impl Scheduler {
     /// Works until `stopping` turns true, then stops its trainers.
     pub(crate) async fn run(self, mut stopping: watch::Receiver<bool>) {
-        let mut memory = Memory {
-            leases: Leases::new(self.limits.lease),
-            lead: Lead::default(),
-            refused: BTreeMap::new(),
-        };
+        let mut leases = Leases::new(self.limits.lease);
         let mut is_down = false;
         loop {
             let began = Instant::now();
-            let acted = match self.tick(&mut memory).await {
-                Ok(acted) => {
-                    is_down = false;
-                    acted
-                }
-                Err(Error::NotLeading) => {
-                    memory.lead.lost();
-                    memory.refused.clear();
-                    false
-                }
-                // Said once: trainers go on, and so does this loop.
-                Err(e) if !is_down => {
-                    tracing::warn!("scheduling waits: {}", one_line(&e));
-                    is_down = true;
-                    false
-                }
-                Err(_) => false,
+            let mut must_end = stopping.clone();
+            let ended = async {
+                // An error says that whoever would stop it is gone: it ends as well.
+                let _ = must_end.wait_for(|&stopping| stopping).await;
+                tokio::time::sleep(LAST_LOOK_WITHIN).await;
             };
-            // The lead is renewed by the next look.
-            let pause = (began.elapsed() * PAUSE_FACTOR).min(self.limits.lead / 3);
+            let looked = tokio::select! {
+                looked = tokio::time::timeout(LOOK_WITHIN, self.tick(&mut leases)) => looked,
+                () = ended => break,
+            };
+            let (acted, problem) = match looked {
+                Ok(Ok(acted)) => (acted, None),
+                // Whoever leads now goes on.
+                Ok(Err(Error::NotLeading)) => (false, None),
+                Ok(Err(e)) => (false, Some(one_line(&e))),
+                Err(_) => (false, Some("the database does not answer".to_owned())),
+            };
+            // Said once: trainers go on, and so does this loop.
+            if let Some(problem) = &problem
+                && !is_down
+            {
+                tracing::warn!("scheduling waits: {problem}");
+            }
+            is_down = problem.is_some();
+            let pause = (began.elapsed() * PAUSE_FACTOR).min(LONGEST_PAUSE);
             tokio::select! {
                 () = tokio::time::sleep(TICK), if !acted => {}
                 () = self.wake.notified(), if !acted => {}
@@ -91,20 +91,22 @@ impl Scheduler {
                 _ = stopping.wait_for(|&stopping| stopping) => break,
             }
         }
-        for desk in self.desks.values() {
-            desk.shut_down(self.limits.stop_grace).await;
+        // All at once, and still in the lead: another one would start them anew while they save.
+        let grace = self.limits.stop_grace;
+        let shut_down: Vec<_> = (self.desks.values())
+            .map(|desk| desk.shut_down(grace))
+            .collect();
+        for shut_down in shut_down {
+            // Gone: there is nothing left to wait for.
+            let _ = shut_down.await;
         }
-        if let Some(leader) = memory.lead.held
-            && let Err(e) = self.store.resign(leader).await
-        {
-            tracing::warn!("the lead ends by itself: {}", one_line(&e));
-        }
+        self.lead.resign().await;
     }
 
     /// One look, and what follows from it; whether anything was done, so that more may follow.
-    async fn tick(&self, memory: &mut Memory) -> Result<bool, Error> {
-        let Some(leader) = self.lead(&mut memory.lead).await? else {
-            memory.refused.clear();
+    async fn tick(&self, leases: &mut Leases) -> Result<bool, Error> {
+        let Some(leader) = self.lead.held() else {
+            self.desks.values().for_each(Desk::rest);
             return Ok(false);
         };
         // Executors first: what a trainer did before it ended is then in the database.
@@ -118,15 +120,13 @@ impl Scheduler {
             let of_desk = jobs.values().filter(|job| job.executor == *name);
             desk.list(leader, of_desk.cloned().collect());
         }
-        let refused = &mut memory.refused;
-        refused.retain(|request_id, _| jobs.values().any(|job| job.request_id == *request_id));
         let sights: BTreeMap<i32, Sight> = (jobs.values())
-            .map(|job| (job.run_id, sight(leader, job, &views, refused)))
+            .map(|job| (job.run_id, sight(leader, job, &views)))
             .collect();
         self.note_sightings(leader, &jobs, &views, &sights).await?;
         let observed = Observed {
             now,
-            leases_from: memory.leases.judged_from(now),
+            leases_from: leases.judged_from(now),
             runs: &runs,
             jobs: &jobs,
             sights: &sights,
@@ -139,44 +139,14 @@ impl Scheduler {
         let mut acted = false;
         for action in actions {
             acted |= !matches!(action, Action::Explain { .. });
-            self.apply(leader, action, &jobs, refused, &mut waiting)
-                .await?;
+            self.apply(leader, action, &jobs, &mut waiting).await?;
         }
         if !waiting.is_empty() {
-            self.store.explain_waiting(&waiting).await?;
+            self.store.explain_waiting(leader, &waiting).await?;
         }
         let act = acting.elapsed();
         self.series.looked(&Look { read, plan, act });
         Ok(acted)
-    }
-
-    /// The lead, if this orchestrator has it.
-    async fn lead(&self, lead: &mut Lead) -> Result<Option<Leader>, Error> {
-        let lasts = self.limits.lead;
-        if let (Some(held), Some(since)) = (lead.held, lead.renewed)
-            && since.elapsed() < lasts / 3
-        {
-            return Ok(Some(held));
-        }
-        let began = Instant::now();
-        match self.store.take_lead(&self.holder, lead.held, lasts).await? {
-            Ok(leader) => {
-                if lead.held != Some(leader) && lead.follows.take().is_some() {
-                    tracing::info!("leads from now on");
-                }
-                lead.held = Some(leader);
-                lead.renewed = Some(began);
-                Ok(Some(leader))
-            }
-            Err(holder) => {
-                lead.lost();
-                if lead.follows.as_ref() != Some(&holder) {
-                    tracing::info!("{holder} leads; this orchestrator takes over when it is gone");
-                    lead.follows = Some(holder);
-                }
-                Ok(None)
-            }
-        }
     }
 
     /// Notes what executors call jobs, and which have come to life.
@@ -188,12 +158,12 @@ impl Scheduler {
         sights: &BTreeMap<i32, Sight>,
     ) -> Result<(), Error> {
         let new = jobs.values().filter_map(|job| {
-            let external_id = views.get(job.executor.as_str())?.external_id(job)?;
+            let external_id = views.get(job.executor.as_str())?.external_id(leader, job)?;
             let was_alive = job.alive_for.is_some();
             let alive = match sights.get(&job.run_id)? {
                 Sight::Alive => true,
                 Sight::Waiting { .. } => false,
-                Sight::Unseen { .. } | Sight::Unknown | Sight::Ended { .. } => was_alive,
+                Sight::Unseen { .. } | Sight::Unknown { .. } | Sight::Ended { .. } => was_alive,
             };
             let is_known = job.external_id.as_deref() == Some(external_id) && alive == was_alive;
             (!is_known).then(|| Sighting {
@@ -216,7 +186,6 @@ impl Scheduler {
         leader: Leader,
         action: Action,
         jobs: &BTreeMap<i32, Job>,
-        refused: &mut BTreeMap<String, String>,
         waiting: &mut Vec<(i32, RunState, String)>,
     ) -> Result<(), Error> {
         let store = &self.store;
@@ -228,27 +197,29 @@ impl Scheduler {
             } => {
                 let request_id = Uuid::new_v4().to_string();
                 let opened = store.open_job(leader, run_id, &executor, slot, &request_id);
-                if let Some(job) = opened.await? {
-                    self.submit(leader, job, refused);
+                if let (Some(job), Some(desk)) = (opened.await?, self.desks.get(&executor)) {
+                    desk.submit(leader, job);
                 }
             }
             Action::AskAgain { run_id } => {
                 let job = &jobs[&run_id];
                 store.ask_again(leader, run_id, job.job).await?;
-                self.submit(leader, job.clone(), refused);
+                if let Some(desk) = self.desks.get(&job.executor) {
+                    desk.submit(leader, job.clone());
+                }
             }
             Action::Stop { run_id } => {
                 let job = &jobs[&run_id];
                 store.stop_job(leader, run_id, job.job).await?;
                 if let Some(desk) = self.desks.get(&job.executor) {
-                    desk.stop(job.clone());
+                    desk.stop(leader, job.clone());
                 }
             }
             Action::Kill { run_id } => {
                 let job = &jobs[&run_id];
                 store.kill_job(leader, run_id, job.job).await?;
                 if let Some(desk) = self.desks.get(&job.executor) {
-                    desk.kill(job.clone());
+                    desk.kill(leader, job.clone());
                 }
             }
             Action::End { run_id, how } => {
@@ -280,54 +251,13 @@ impl Scheduler {
         }
         Ok(())
     }
-
-    /// Hands a job to its executor.
-    fn submit(&self, leader: Leader, job: Job, refused: &mut BTreeMap<String, String>) {
-        match (self.trainer.command(&job), self.desks.get(&job.executor)) {
-            (Ok(command), Some(desk)) => desk.submit(leader, job, command),
-            (Err(problem), _) => {
-                refused.insert(job.request_id, format!("could not be started: {problem}"));
-            }
-            // The plan starts nothing there.
-            (Ok(_), None) => {}
-        }
-    }
 }
 
 /// What is known of a job.
-fn sight(
-    leader: Leader,
-    job: &Job,
-    views: &BTreeMap<&str, Arc<View>>,
-    refused: &BTreeMap<String, String>,
-) -> Sight {
-    if let Some(how) = refused.get(&job.request_id) {
-        return Sight::Ended { how: how.clone() };
-    }
+fn sight(leader: Leader, job: &Job, views: &BTreeMap<&str, Arc<View>>) -> Sight {
     match views.get(job.executor.as_str()) {
         Some(view) => view.sight(leader, job),
-        None => Sight::Unseen {
-            problem: Some(format!(
-                "its job is on `{}`, which is no executor of the site file any more",
-                job.executor
-            )),
-        },
-    }
-}
-
-/// Whether this orchestrator leads.
-#[derive(Default)]
-struct Lead {
-    held: Option<Leader>,
-    renewed: Option<Instant>,
-    /// Who leads instead.
-    follows: Option<String>,
-}
-
-impl Lead {
-    fn lost(&mut self) {
-        self.held = None;
-        self.renewed = None;
+        None => Sight::Unseen { problem: None },
     }
 }
 

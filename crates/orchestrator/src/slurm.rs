@@ -9,17 +9,19 @@ mod script;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use imprint_store::runs::Job;
+use uuid::Uuid;
 
 use self::commands::{Commands, Unanswered};
 use self::queue::Told;
 pub(crate) use self::script::check_template;
-use crate::executor::{Executor, Phase, Refused, Seen};
+use crate::executor::{Executor, Phase, Refused, Seen, aside};
 use crate::logs;
 use crate::site::SlurmConfig;
 use crate::trainer::TrainerCommand;
@@ -31,6 +33,8 @@ const LOOK_BACK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Jobs of a Slurm cluster, one a job of ours.
 pub(crate) struct Slurm {
     config: SlurmConfig,
+    /// See [`laboratory`].
+    laboratory: String,
     runs_dir: PathBuf,
     commands: Commands,
     /// `false` once Slurm has said that there is none.
@@ -45,10 +49,43 @@ struct Found {
     accounting: Result<(), String>,
 }
 
+/// What tells the jobs of a laboratory from those of another one of the same user: made once and kept
+/// in the data directory, which is one laboratory's whichever orchestrator serves it.
+///
+/// # Errors
+/// When its file can be neither read nor made, or holds something else.
+pub(crate) fn laboratory(data_dir: &Path) -> io::Result<String> {
+    let path = data_dir.join("laboratory");
+    let made = Uuid::new_v4().simple().to_string();
+    if !path.exists() {
+        // Under its name only once it is whole, and never in the place of another orchestrator's.
+        let new = data_dir.join(format!("laboratory.{made}"));
+        let mut file = File::create_new(&new)?;
+        file.write_all(&made.as_bytes()[..8])?;
+        file.sync_all()?;
+        let linked = fs::hard_link(&new, &path);
+        fs::remove_file(&new)?;
+        if let Err(e) = linked
+            && e.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(e);
+        }
+    }
+    let kept = fs::read_to_string(&path)?.trim().to_owned();
+    match !kept.is_empty() && kept.len() <= 32 && kept.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        true => Ok(kept),
+        false => Err(io::Error::other(format!(
+            "{} is no mark of a laboratory, a few letters and digits; without jobs in Slurm, remove it",
+            path.display()
+        ))),
+    }
+}
+
 impl Slurm {
-    pub(crate) fn new(config: SlurmConfig, runs_dir: PathBuf) -> Self {
+    pub(crate) fn new(config: SlurmConfig, laboratory: String, runs_dir: PathBuf) -> Self {
         Self {
             config,
+            laboratory,
             runs_dir,
             commands: Commands::default(),
             has_accounting: true,
@@ -57,7 +94,7 @@ impl Slurm {
 
     /// The same name for all jobs of a run: of those Slurm runs one at a time.
     fn name_of(&self, job: &Job) -> String {
-        format!("{}-{}", self.config.name, job.run_id)
+        format!("{}-{}-{}", self.config.name, self.laboratory, job.run_id)
     }
 
     fn run_dir(&self, job: &Job) -> PathBuf {
@@ -73,7 +110,8 @@ impl Slurm {
     async fn find(&mut self, jobs: &[Job]) -> Result<Found, String> {
         let queue = self.commands.run("squeue", queue::arguments()).await;
         let queue = queue.map_err(|e| format!("Slurm does not answer: {e}"))?;
-        let queue = queue::of_squeue(&queue);
+        let names: Vec<String> = jobs.iter().map(|job| self.name_of(job)).collect();
+        let queue = queue::of_squeue(&queue, &names).map_err(|e| format!("squeue: {e}"))?;
         let mut found = Found {
             told: BTreeMap::new(),
             accounting: Ok(()),
@@ -92,17 +130,19 @@ impl Slurm {
         let names: Vec<String> = missing.iter().map(|job| self.name_of(job)).collect();
         let arguments = queue::sacct_arguments(&names, since.unwrap_or_default() + LOOK_BACK);
         match self.commands.run("sacct", arguments).await {
-            Ok(records) => {
-                let records = queue::of_sacct(&records);
-                for job in missing {
-                    // Accounting goes on calling a job alive that the queue has lost.
-                    if let Some(told) = queue::pick(&records, job, &self.name_of(job))
-                        && told.has_ended()
-                    {
-                        found.told.insert(job.run_id, told.clone());
+            Ok(records) => match queue::of_sacct(&records, &names) {
+                Ok(records) => {
+                    for job in missing {
+                        // Accounting goes on calling a job alive that the queue has lost.
+                        if let Some(told) = queue::pick(&records, job, &self.name_of(job))
+                            && told.has_ended()
+                        {
+                            found.told.insert(job.run_id, told.clone());
+                        }
                     }
                 }
-            }
+                Err(e) => found.accounting = Err(format!("sacct: {e}")),
+            },
             Err(e) if e.to_string().contains("accounting storage is disabled") => {
                 self.has_accounting = false;
             }
@@ -111,34 +151,55 @@ impl Slurm {
         Ok(found)
     }
 
-    fn phase(&self, job: &Job, told: &Told) -> Phase {
+    async fn phase(&self, job: &Job, told: &Told) -> Phase {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let phase = told.phase(now.unwrap_or_default(), self.config.requeue_exit);
         match phase {
-            Phase::Ended { how } => Phase::Ended {
-                how: match logs::last_line(&self.log_of(job, &told.id)) {
+            Phase::Ended { how } => {
+                let log = self.log_of(job, &told.id);
+                let how = match aside(move || logs::last_line(&log)).await {
                     Some(line) => format!("{how}: {line}"),
                     None => how,
-                },
-            },
+                };
+                Phase::Ended { how }
+            }
             phase => phase,
         }
     }
 
+    /// Takes a job out of the queue that would stay in it for ever: another one can be submitted then.
+    async fn give_up(&self, job: &Job, slurm_id: &str, how: String) -> Phase {
+        let job = Job {
+            external_id: Some(slurm_id.to_owned()),
+            ..job.clone()
+        };
+        match self.scancel(&job, []).await {
+            Ok(()) => Phase::Ended { how },
+            Err(problem) => Phase::Waiting {
+                reason: format!("the trainer {how}, and cannot be cancelled: {problem}"),
+            },
+        }
+    }
+
     /// Writes the job's script, which stays where its user can see it.
-    fn write_script(&self, path: &Path, job: &Job, command: &TrainerCommand) -> Result<(), String> {
+    async fn write_script(
+        &self,
+        path: &Path,
+        job: &Job,
+        command: &TrainerCommand,
+    ) -> Result<(), String> {
         let mut command = command.clone();
         if self.config.requeue {
             let code = self.config.requeue_exit.to_string();
             (command.arguments).extend(["--stopped-exit-code".into(), code.into()]);
         }
         let script = script::of(&self.config, job, &command);
-        let write = || {
-            logs::dir_of(&command.run_dir)?;
-            fs::create_dir_all(path.parent().unwrap_or(path))?;
-            fs::write(path, &script)
+        let written = async {
+            tokio::fs::create_dir_all(command.run_dir.join("logs")).await?;
+            tokio::fs::create_dir_all(path.parent().unwrap_or(path)).await?;
+            tokio::fs::write(path, &script).await
         };
-        write().map_err(|e| format!("cannot write {}: {e}", path.display()))
+        (written.await).map_err(|e| format!("cannot write {}: {e}", path.display()))
     }
 
     /// What `sbatch` is told; its own options first, so that those of the site file count.
@@ -192,7 +253,7 @@ impl Slurm {
                 .find(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
                 .map(str::to_owned)
                 .ok_or_else(|| Refused::Unclear(format!("sbatch gives no number: {said:?}"))),
-            Err(Unanswered::Refused(said)) if !queue::is_passing(&said) => {
+            Err(Unanswered::Refused(said)) if queue::is_final(&said) => {
                 Err(Refused::Ended(format!("could not be started: {said}")))
             }
             Err(e @ Unanswered::NotStarted(_)) => {
@@ -225,7 +286,8 @@ impl Executor for Slurm {
     async fn submit(&mut self, job: &Job, command: &TrainerCommand) -> Result<String, Refused> {
         let script = (command.run_dir.join("jobs")).join(format!("{}.sh", job.job));
         // The script is written before Slurm is asked, so without one nobody was asked.
-        if script.exists() {
+        let may_be_there = tokio::fs::try_exists(&script).await;
+        if may_be_there.map_err(|e| Refused::Unclear(format!("{}: {e}", script.display())))? {
             let mut found = self
                 .find(std::slice::from_ref(job))
                 .await
@@ -235,7 +297,7 @@ impl Executor for Slurm {
             }
             found.accounting.map_err(Refused::Unclear)?;
         }
-        self.write_script(&script, job, command)
+        (self.write_script(&script, job, command).await)
             .map_err(|e| Refused::Ended(format!("could not be started: {e}")))?;
         self.sbatch(job, &script).await
     }
@@ -245,15 +307,21 @@ impl Executor for Slurm {
             return Ok(BTreeMap::new());
         }
         let found = self.find(jobs).await?;
-        let seen = jobs.iter().filter_map(|job| {
+        let mut all = BTreeMap::new();
+        for job in jobs {
             let seen = match (found.told.get(&job.run_id), &found.accounting) {
                 (Some(told), _) => Seen {
                     external_id: told.id.clone(),
-                    phase: self.phase(job, told),
+                    phase: match told.held_by_slurm() {
+                        Some(how) => self.give_up(job, &told.id, how).await,
+                        None => self.phase(job, told).await,
+                    },
                 },
-                (None, Ok(())) => return None,
+                (None, Ok(())) => continue,
                 (None, Err(problem)) => {
-                    let external_id = job.external_id.clone()?;
+                    let Some(external_id) = job.external_id.clone() else {
+                        continue;
+                    };
                     let reason = format!(
                         "Slurm job {external_id} is not in the queue, and how it ended cannot be \
                          told: {problem}"
@@ -264,9 +332,9 @@ impl Executor for Slurm {
                     }
                 }
             };
-            Some((job.run_id, seen))
-        });
-        Ok(seen.collect())
+            all.insert(job.run_id, seen);
+        }
+        Ok(all)
     }
 
     async fn stop(&mut self, job: &Job) -> Result<(), String> {

@@ -10,7 +10,9 @@ use imprint_data::{CheckpointFiles, TrainingData};
 use imprint_proto::status::{internal, invalid};
 use imprint_proto::{check_text, pb};
 use imprint_store::Store;
-use imprint_store::runs::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Submission};
+use imprint_store::runs::{
+    FoundRun, KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Submission,
+};
 use prost::Message as _;
 use serde_json::json;
 use tonic::Status;
@@ -85,15 +87,15 @@ impl Intake {
             request_id: request.request_id,
             runs: valid.runs,
         };
-        let encode = |known: &[Option<KnownRun>]| {
+        let encode = |found: &[Option<FoundRun>]| {
             let mut runs = valid.answered;
-            for (run, known) in runs.iter_mut().zip(known) {
-                run.new = known.is_none();
-                run.set_state(
-                    known
-                        .as_ref()
-                        .map_or(pb::RunState::Unspecified, |k| to_state(k.state)),
-                );
+            for (run, found) in runs.iter_mut().zip(found) {
+                run.new = found.is_none();
+                if let Some(found) = found {
+                    run.run.clone_from(&found.label);
+                    run.updated = found.updated;
+                    run.set_state(to_state(found.run.state));
+                }
             }
             let answer = pb::SubmitExperimentResponse {
                 experiment: experiment.name.clone(),
@@ -257,19 +259,19 @@ fn validate(
         .map_err(|e| invalid_experiment(one_line(&e)))?;
     check_schedules(spec, &specs, standings)?;
     let (plans, plan_of, warnings) = plans(&specs)?;
-    let (runs, answered) = specs
-        .into_iter()
-        .zip(plan_of)
-        .map(|(spec, plan)| {
+    let cells = spec.matrix();
+    let (runs, answered) = (specs.into_iter().zip(plan_of).zip(&cells))
+        .map(|((run, plan), cell)| {
             let plan = &plans[plan];
             let run = NewRun {
-                hash: spec.identity.hash(),
+                checkpoint: spec.checkpoint[cell.checkpoint].name.clone(),
+                hash: run.identity.hash(),
                 reading_steps: plan.reading_steps.clone(),
                 n_facts: plan.n_facts,
                 schedule: plan.schedule.clone(),
                 probe_set: plan.probe_set.clone(),
-                parent_run_id: parent_run_id(&spec, parents),
-                spec,
+                parent_run_id: parent_run_id(&run, parents),
+                spec: run,
             };
             let answered = describe(&run, plan);
             (run, answered)
@@ -411,6 +413,7 @@ fn describe(run: &NewRun, plan: &Plan) -> pb::SubmittedRun {
         run: run.spec.label.clone(),
         hash: run.hash.0.clone(),
         new: false,
+        updated: false,
         n_updates,
         n_readings: n_readings as u32,
         n_probes: run.probe_set.probes().len() as u32,

@@ -11,6 +11,7 @@ use imprint_store::runs::Job;
 use imprint_telemetry::one_line;
 
 use crate::TrainerCertificates;
+use crate::executor::aside;
 use crate::site::Stage;
 
 /// Where a run's trainer finds its token, in the run's directory.
@@ -50,11 +51,22 @@ impl Trainer {
     ///
     /// Its token lies in a file that only its owner can read: arguments and environments are seen by
     /// others, and kept.
-    pub(crate) fn command(&self, job: &Job) -> Result<TrainerCommand, String> {
+    pub(crate) async fn command(&self, job: &Job) -> Result<TrainerCommand, String> {
         let run_id = job.run_id.to_string();
         let run_dir = self.runs_dir.join(&run_id);
-        std::fs::create_dir_all(&run_dir)
+        (tokio::fs::create_dir_all(&run_dir).await)
             .map_err(|e| format!("cannot make {}: {e}", run_dir.display()))?;
+        let token_file = match &self.signer {
+            Some(signer) => {
+                let path = run_dir.join(TOKEN_FILE);
+                let expires = SystemTime::now() + self.token_lasts;
+                let token = signer.sign(&Grant::for_run(job.run_id, expires));
+                let to = path.clone();
+                (aside(move || token.replace(&to)).await).map_err(|e| one_line(&e))?;
+                Some(path)
+            }
+            None => None,
+        };
         let mut arguments: Vec<OsString> = ["run", "--run-id", &run_id]
             .into_iter()
             .chain(["--job", &job.request_id])
@@ -71,12 +83,8 @@ impl Trainer {
             option("--client-cert", certificate);
             option("--client-key", key);
         }
-        if let Some(signer) = &self.signer {
-            let path = run_dir.join(TOKEN_FILE);
-            let expires = SystemTime::now() + self.token_lasts;
-            let token = signer.sign(&Grant::for_run(job.run_id, expires));
-            token.replace(&path).map_err(|e| one_line(&e))?;
-            option("--token-file", &path);
+        if let Some(path) = &token_file {
+            option("--token-file", path);
         }
         if let Some(stage) = self.stages.get(&job.executor) {
             option("--stage-dir", &stage.dir);

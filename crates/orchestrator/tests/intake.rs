@@ -11,6 +11,7 @@ use imprint_proto::Channel;
 use imprint_proto::pb;
 use imprint_proto::pb::orchestrator_client::OrchestratorClient;
 use imprint_testkit::{TestDb, complete_run};
+use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 use tonic::{Code, Status};
 
@@ -151,6 +152,18 @@ impl Lab {
         .unwrap();
     }
 
+    /// Executor, device and threads of every run.
+    async fn resources(&self) -> Vec<String> {
+        sqlx::query_scalar(
+            "select format('%s %s %s', coalesce(spec #>> '{resources,executor}', '–'),
+                 spec #>> '{resources,device}', spec #>> '{resources,threads}')
+             from imprint.run order by run_id",
+        )
+        .fetch_all(self.db.store.pool())
+        .await
+        .unwrap()
+    }
+
     async fn shut_down(self) {
         self.serving.shut_down().await;
     }
@@ -184,6 +197,28 @@ async fn a_matrix_grows_by_what_is_missing() {
     assert_eq!(new(&value), ["tiny/scratch-duplication-b4-s0-peak2e-3"]);
     let seed = lab.submit(&with("[5e-3]", "[0, 1]")).await;
     assert_eq!(new(&seed), ["tiny/scratch-duplication-b4-s1-peak5e-3"]);
+    // An axis more: runs that are there keep the labels under which `status` finds them.
+    let axis = with("[5e-3]", "[0, 1]") + "\n'training.optimizer.beta2' = [0.95, 0.9]";
+    let dry = lab.ask(&axis, true, None).await.unwrap().runs;
+    let more = lab.submit(&axis).await;
+    assert_eq!(dry, more, "a dry run names them alike");
+    let labels: Vec<&str> = more.iter().map(|run| run.run.as_str()).collect();
+    let cell = |seed, rest| format!("tiny/scratch-duplication-b4-s{seed}-peak5e-3{rest}");
+    let want = [
+        cell(0, ""),
+        cell(1, ""),
+        cell(0, "-beta2-0.9"),
+        cell(1, "-beta2-0.9"),
+    ];
+    assert_eq!(labels, want);
+    for label in labels {
+        let request = pb::GetRunRequest {
+            run: label.to_owned(),
+            ..Default::default()
+        };
+        let answer = lab.people.get_run(request).await;
+        assert_eq!(answer.unwrap().into_inner().run.unwrap().run, label);
+    }
     // The same runs in other words and another experiment.
     let other = TINY.replace("\"tiny\"", "\"other\"");
     let shared = lab.submit(&other).await;
@@ -351,9 +386,13 @@ async fn an_executor_is_named_and_is_no_part_of_a_run() {
     let mut lab = lab(TWO_EXECUTORS).await;
     let first = lab.submit(TINY).await;
     let named = format!("{TINY}\n[resources]\nexecutor = 'large'");
+    let dry = lab.ask(&named, true, None).await.unwrap().runs;
+    assert!(dry[0].updated && !dry[0].new);
     let again = lab.submit(&named).await;
     assert_eq!(again[0].hash, first[0].hash);
-    assert!(!again[0].new);
+    assert!(again[0].updated && !again[0].new);
+    assert_eq!(lab.resources().await, ["large cpu 1"]);
+    assert!(!lab.submit(&named).await[0].updated, "nothing is new to it");
     assert_eq!(
         lab.refused(&named.replace("large", "largest")).await,
         "experiment.toml: `resources.executor`: there is no executor `largest` at this site; there \
@@ -372,7 +411,46 @@ async fn an_executor_is_named_and_is_no_part_of_a_run() {
     .fetch_all(lab.db.store.pool())
     .await
     .unwrap();
-    assert_eq!(executors, [None, Some("large".to_owned())]);
+    assert_eq!(
+        executors,
+        [Some("small".to_owned()), Some("large".to_owned())]
+    );
+    lab.shut_down().await;
+}
+
+/// What a run is given is corrected until somebody works with it, and again when it has failed.
+#[tokio::test]
+async fn resources_are_corrected_while_nothing_uses_them() {
+    let mut lab = lab(TWO_EXECUTORS).await;
+    let with = |resources: &str| format!("{TINY}\n[resources]\n{resources}");
+    lab.submit(TINY).await;
+    let state = async |lab: &Lab, change: &str| {
+        let sql = format!("update imprint.run set {change}");
+        let changed = sqlx::query(AssertSqlSafe(sql)).execute(lab.db.store.pool());
+        changed.await.unwrap();
+    };
+    // A job that waits in a cluster's queue was asked for with what the run had.
+    let job = "insert into imprint.job (run_id, job, executor, request_id)
+               select run_id, 1, 'small', 'x' from imprint.run";
+    sqlx::query(job).execute(lab.db.store.pool()).await.unwrap();
+    assert!(!lab.submit(&with("threads = 2")).await[0].updated);
+    state(&lab, "state = 'running'").await;
+    assert!(!lab.submit(&with("threads = 2")).await[0].updated);
+    assert_eq!(lab.resources().await, ["– cpu 1"]);
+    state(&lab, "state = 'failed'").await;
+    let resources = "executor = 'large'\ndevice = 'cuda:0'\nmemory_gib = 8\nthreads = 2";
+    let updated = lab.submit(&with(resources)).await;
+    assert!(updated[0].updated && updated[0].state() == pb::RunState::Failed);
+    assert_eq!(lab.resources().await, ["large cuda:0 2"]);
+    let (executor, event): (String, String) = sqlx::query_as(
+        "select r.executor, e.detail from imprint.run r join imprint.event e using (run_id)
+         where e.kind = 'resources'",
+    )
+    .fetch_one(lab.db.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(executor, "large");
+    assert!(event.contains("\"memory_gib\": 8.0"), "{event}");
     lab.shut_down().await;
 }
 

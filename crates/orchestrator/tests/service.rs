@@ -219,6 +219,7 @@ impl Bench {
             run_id,
             attempt,
             settled_json: serde_json::to_string(settled).unwrap(),
+            ..Default::default()
         };
         let answer = self.trainers.clone().settle_run(request).await?;
         Ok(serde_json::from_str(&answer.into_inner().settled_json).unwrap())
@@ -262,6 +263,14 @@ impl Bench {
             step: 20,
         };
         self.trainers.clone().end_attempt(request).await.map(drop)
+    }
+
+    /// Its trainer was asked to stop.
+    async fn stop(&self, run_id: i32, attempt: u32) {
+        let outcome = pb::AttemptOutcome::Stopped;
+        (self.end(run_id, attempt, outcome, "SIGUSR1"))
+            .await
+            .unwrap();
     }
 
     /// Readings and updates below these are durable.
@@ -1010,5 +1019,41 @@ async fn a_silent_attempt_is_written_off_and_counts_as_barren_unless_it_got_furt
         "3 attempts in a row got no further; in the last the trainer sent no heartbeat before its \
          lease ran out"
     );
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_run_that_gets_no_time_fails_and_one_that_is_cancelled_never_does() {
+    let mut bench = bench(None).await;
+    bench.submit(PRE).await.unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    for attempt in 1..=9 {
+        bench.begin(run_id).await.unwrap();
+        bench.stop(run_id, attempt).await;
+    }
+    // One that got further: the count begins anew.
+    bench.begin(run_id).await.unwrap();
+    bench.record(run_id, 10, 5).await.unwrap();
+    bench.stop(run_id, 10).await;
+    for attempt in 11..=20 {
+        assert_eq!(bench.runs("pre").await[0].state(), RunState::Queued);
+        bench.begin(run_id).await.unwrap();
+        bench.stop(run_id, attempt).await;
+    }
+    let run = bench.wait_for_state("pre", RunState::Failed).await;
+    assert_eq!(
+        run.reason,
+        "stopped 10 times in a row before it got any further, the last time: SIGUSR1; give its jobs \
+         more time, then retry it"
+    );
+
+    assert_eq!(bench.retry("pre").await.len(), 1);
+    let attempt = bench.begin(run_id).await.unwrap().attempt;
+    bench.cancel("pre").await;
+    (bench.end(run_id, attempt, pb::AttemptOutcome::Failed, "no space left"))
+        .await
+        .unwrap();
+    let run = bench.wait_for_state("pre", RunState::Cancelled).await;
+    assert_eq!(run.reason, "cancelled");
     bench.shut_down().await;
 }

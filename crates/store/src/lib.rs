@@ -41,6 +41,9 @@ const MAX_CONNECTIONS: u32 = 16;
 /// How long a query waits for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a transaction of ours may hold what it holds without doing anything.
+const IDLE_IN_TRANSACTION: &str = "60s";
+
 /// What this program knows of the schema's history.
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
@@ -64,7 +67,9 @@ impl Store {
         // Else a role named like our schema would look for the table of migrations in it.
         let options = options
             .application_name("imprint")
-            .options([("search_path", "public")]);
+            .options([("search_path", "public")])
+            // What a process holds that stands still, or whose machine is gone, is free after that.
+            .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION)]);
         // The pool would wait for a server that may be coming up; say at once what is wrong.
         let tried = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
         let address = address(&options);

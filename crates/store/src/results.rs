@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt as _;
 use imprint_core::{Depth, FactId, ProbeId, Span, Trajectory, UpdateStats};
+use sqlx::types::Json;
 
 use crate::runs::RunState;
 use crate::{Error, Store, export};
@@ -12,6 +13,10 @@ pub struct RunRecord {
     pub run_id: i32,
     /// The run's name in the experiment asked for.
     pub label: String,
+    /// Its checkpoint's name there.
+    pub checkpoint: String,
+    /// Everything that changes a number of it.
+    pub identity: serde_json::Value,
     pub state: RunState,
     pub scenario_name: String,
     pub batch_size: u32,
@@ -126,7 +131,8 @@ async fn records(
     label: Option<&str>,
 ) -> sqlx::Result<Vec<RunRow>> {
     sqlx::query_as(
-        "select r.run_id, e.label, r.state, r.spec #>> '{identity,scenario_name}' as scenario_name,
+        "select r.run_id, e.label, e.checkpoint, r.spec -> 'identity' as identity, r.state,
+             r.spec #>> '{identity,scenario_name}' as scenario_name,
              (r.spec #>> '{identity,batch_size}')::int8 as batch_size,
              (r.spec #>> '{identity,seq_len}')::int8 as seq_len,
              r.spec #>> '{identity,seed}' as seed,
@@ -152,6 +158,8 @@ async fn records(
 struct RunRow {
     run_id: i32,
     label: String,
+    checkpoint: String,
+    identity: Json<serde_json::Value>,
     state: RunState,
     scenario_name: Option<String>,
     batch_size: Option<i64>,
@@ -180,6 +188,8 @@ impl TryFrom<RunRow> for RunRecord {
         let seed = row.seed.as_ref().and_then(|seed| seed.parse().ok());
         Ok(Self {
             run_id: row.run_id,
+            checkpoint: row.checkpoint,
+            identity: row.identity.0,
             state: row.state,
             batch_size: count("batch_size", row.batch_size)?,
             seq_len: count("seq_len", row.seq_len)?,

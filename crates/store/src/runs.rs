@@ -20,7 +20,9 @@ pub use import::{BegunImport, NewImport};
 pub use jobs::{Job, Leader, Sighting};
 pub use record::{RecordedAttempt, RecordedRun};
 pub use scheduling::{LastAttempt, Lost, Next, OpenRun, OpenRuns, Parent};
-pub use submission::{KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Refusal, Submission};
+pub use submission::{
+    FoundRun, KnownRun, NewExperiment, NewProbe, NewProbeSet, NewRun, Refusal, Submission,
+};
 pub(crate) use submission::{ProbeSets, insert_runs};
 pub use views::{ExperimentPage, ExperimentSummary, Overview, RunPage, RunView};
 pub use wishes::Runs;

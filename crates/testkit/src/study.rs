@@ -100,12 +100,13 @@ impl Study {
             n_full_tokens: Self::n_tokens(&probe, Span::Full),
             probe,
         });
-        let (experiment, _) = self.label.split_once('/').expect("a label has two parts");
+        let (experiment, cell) = self.label.split_once('/').expect("a label has two parts");
         let experiment = NewExperiment {
             name: experiment.to_owned(),
             toml: String::new(),
             request_id: self.label.clone(),
             runs: vec![NewRun {
+                checkpoint: cell.split('-').next().unwrap_or(cell).to_owned(),
                 hash: spec.identity.hash(),
                 spec,
                 reading_steps: self.reading_steps.as_slice().into(),

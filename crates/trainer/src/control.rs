@@ -18,8 +18,6 @@ use tonic::{Code, Status};
 
 use crate::stop::{Stop, StopSignal};
 
-/// How long a trainer waits for an orchestrator when it starts.
-const BEGIN_WITHIN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// A line to the orchestrator for one attempt.
@@ -89,23 +87,27 @@ pub(crate) struct Unrecorded {
     pub(crate) keep: bool,
 }
 
-/// Begins an attempt, waiting a while for the orchestrator to be there.
+/// Begins an attempt, or nothing once the process is `asked` to stop.
+///
+/// Waits for an orchestrator that is away, however long: a process that ended for that would count
+/// against its run. One that is there ends those that it does not hear of.
 ///
 /// # Errors
-/// When it does not answer in time, or does not let this run begin.
+/// When the orchestrator does not let this run begin.
 pub(crate) async fn begin(
     orchestrator: Target,
     request: pb::BeginAttemptRequest,
-) -> anyhow::Result<(Control, pb::BeginAttemptResponse)> {
+    asked: &StopSignal,
+) -> anyhow::Result<Option<(Control, pb::BeginAttemptResponse)>> {
     let Target { url, credentials } = orchestrator.clone();
     let mut client = AttemptsClient::new(imprint_proto::connect_lazy(orchestrator)?)
         .max_decoding_message_size(imprint_proto::MAX_MESSAGE_BYTES);
     let run_id = request.run_id;
-    let deadline = tokio::time::Instant::now() + BEGIN_WITHIN;
     let mut outage = Outage::none("begin an attempt", &url);
-    loop {
+    while asked.raised().is_none() {
         match answer("orchestrator", client.begin_attempt(request.clone())).await {
             Ok(mut begun) => {
+                outage.answered();
                 // Taken out: what is left of the answer may be kept and shown.
                 let token = take(&mut begun.attempt_token);
                 let token = (!token.is_empty()).then(|| Secret::new(token));
@@ -120,15 +122,14 @@ pub(crate) async fn begin(
                     attempt: begun.attempt,
                     metrics,
                 };
-                return Ok((control, begun));
+                return Ok(Some((control, begun)));
             }
-            Err(s)
-                if is_passing(&s)
-                    && s.code() != Code::Unauthenticated
-                    && tokio::time::Instant::now() < deadline =>
-            {
+            Err(s) if is_passing(&s) && s.code() != Code::Unauthenticated => {
                 outage.failed(&s);
-                tokio::time::sleep(PAUSE).await;
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    _ = asked.wait() => {}
+                }
             }
             Err(s) => {
                 let cause = cause(&s);
@@ -136,6 +137,7 @@ pub(crate) async fn begin(
             }
         }
     }
+    Ok(None)
 }
 
 impl Control {
@@ -177,6 +179,8 @@ impl Control {
             attempt: self.attempt,
             settled_json: serde_json::to_string(settled)
                 .map_err(|e| failed("write what is settled", &e))?,
+            // Said when it began.
+            record_json: String::new(),
         };
         loop {
             match answer("orchestrator", client.settle_run(request.clone())).await {

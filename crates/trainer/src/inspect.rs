@@ -1,19 +1,37 @@
 //! `imprint-trainer inspect`: what an update trains on, for the user's own eyes.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use imprint_core::{CheckpointSpec, ExperimentSpec, ModelSpec};
+use imprint_core::{CheckpointSpec, ExperimentSpec, ModelSpec, below_root};
 use imprint_data::TrainingData;
 
-pub(crate) fn run(experiment: &Path, step: u32, run: usize, all: bool) -> anyhow::Result<()> {
+/// Prints an update of a run; `roots` are directories by the names that the site file gives them.
+pub(crate) fn run(
+    experiment: &Path,
+    roots: &BTreeMap<String, PathBuf>,
+    step: u32,
+    run: usize,
+    all: bool,
+) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(experiment)
         .with_context(|| format!("read {}", experiment.display()))?;
     let base = std::path::absolute(experiment)
         .ok()
         .and_then(|path| path.parent().map(Path::to_owned))
         .unwrap_or_default();
-    let mut spec = ExperimentSpec::parse(&text, experiment, &base)?;
+    let mut spec = ExperimentSpec::parse_with(&text, experiment, |path| match below_root(path) {
+        None => Ok(base.join(path)),
+        Some((root, below)) => match roots.get(root) {
+            Some(directory) => Ok(directory.join(below)),
+            None => Err(format!(
+                "`{}` is below the root `{root}` of a site: say where that is with \
+                 `--root {root}=DIR`; a file whose name has a colon is written `./…`",
+                path.display()
+            )),
+        },
+    })?;
     for checkpoint in &mut spec.checkpoint {
         *checkpoint = without_weights(&checkpoint.name);
     }

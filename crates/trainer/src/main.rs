@@ -13,7 +13,7 @@ mod start;
 mod state;
 mod stop;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +41,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Execute a run's next attempt; the orchestrator starts this.
+    ///
+    /// Where the orchestrator is away it waits for it, when it begins as well as later.
     ///
     /// Exit code 0: finished or stopped as asked (SIGINT, or by the orchestrator: saved and flushed;
     /// by SIGTERM or SIGUSR1 see --stopped-exit-code); 1: failed, and the orchestrator knows why; 3: a
@@ -124,10 +126,14 @@ enum Command {
     },
     /// Print what one update of an experiment trains on, as one JSON object.
     ///
-    /// Needs no weights.
+    /// Needs no weights and no services: paths are taken from the experiment file's directory, and
+    /// those below a root of a site (`data:part-0.npy`) from where --root says that it is.
     Inspect {
         /// The experiment file.
         experiment: PathBuf,
+        /// Where a root of the site file is, such as `data=/shared/data`; may be repeated.
+        #[arg(long = "root", value_name = "NAME=DIR", value_parser = root)]
+        roots: Vec<(String, PathBuf)>,
         /// The update.
         #[arg(long)]
         step: u32,
@@ -203,11 +209,26 @@ fn run(command: Command, sampling: Sampling) -> anyhow::Result<ExitCode> {
         }
         Command::Inspect {
             experiment,
+            roots,
             step,
             run,
             all,
-        } => inspect::run(&experiment, step, run, all).map(|()| ExitCode::SUCCESS),
+        } => {
+            let roots = roots.into_iter().collect();
+            inspect::run(&experiment, &roots, step, run, all).map(|()| ExitCode::SUCCESS)
+        }
         Command::Memory => memory::run().map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// A root's name and directory.
+fn root(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, directory)) if !name.is_empty() && Path::new(directory).is_dir() => {
+            Ok((name.to_owned(), PathBuf::from(directory)))
+        }
+        Some((name, directory)) if !name.is_empty() => Err(format!("{directory} is no directory")),
+        _ => Err("want NAME=DIR, such as data=/shared/data".to_owned()),
     }
 }
 

@@ -87,6 +87,13 @@ pub(crate) fn run(
         .enable_all()
         .build()
         .context("start the asynchronous runtime")?;
+    let asked = StopSignal::new();
+    runtime.spawn(raise_on_signals(asked.clone()));
+    let asked_code = || match asked.raised() {
+        Some(Stop::Yield) => ExitCode::from(stopped_exit_code),
+        _ => ExitCode::SUCCESS,
+    };
+    let record_json = serde_json::to_string(&AttemptRecord::here())?;
     let (run_id, control, begun) = match source {
         Source::Orchestrator {
             target,
@@ -100,9 +107,12 @@ pub(crate) fn run(
                 machine: machine::features(),
                 offline_seconds: None,
                 job: job.unwrap_or_default(),
-                record_json: serde_json::to_string(&AttemptRecord::here())?,
+                record_json: record_json.clone(),
             };
-            let (control, begun) = runtime.block_on(control::begin(target, request))?;
+            let begin = control::begin(target, request, &asked);
+            let Some((control, begun)) = runtime.block_on(begin)? else {
+                return Ok(asked_code());
+            };
             (run_id, control, begun)
         }
         Source::Ticket(path) => {
@@ -111,11 +121,10 @@ pub(crate) fn run(
         }
     };
     let _in_attempt = tracing::info_span!("attempt", run_id, attempt = begun.attempt).entered();
-    let asked = StopSignal::new();
-    runtime.spawn(raise_on_signals(asked.clone()).in_current_span());
     let attempt = Attempt {
         run_id,
         begun,
+        record_json,
         sampling,
         stage,
         control: control.clone(),
@@ -136,10 +145,7 @@ pub(crate) fn run(
             tracing::error!("{reason}");
             (attempt.deliver_timeout(), ExitCode::FAILURE)
         }
-        Ending::Stopped(_) => match asked.raised() {
-            Some(Stop::Yield) => (LAST_WORDS, ExitCode::from(stopped_exit_code)),
-            _ => (LAST_WORDS, ExitCode::SUCCESS),
-        },
+        Ending::Stopped(_) => (LAST_WORDS, asked_code()),
     };
     let (outcome, reason) = ending.last_words();
     let told = runtime.block_on(async {
@@ -163,6 +169,8 @@ pub(crate) fn run(
 struct Attempt<'a> {
     run_id: i32,
     begun: pb::BeginAttemptResponse,
+    /// What is needed to make the attempt again, beside the run's configuration.
+    record_json: String,
     sampling: Sampling,
     stage: Option<StageConfig>,
     control: Control,
@@ -271,6 +279,8 @@ impl Attempt<'_> {
             run_id: self.run_id,
             attempt: self.begun.attempt,
             settled_json: serde_json::to_string(&settled)?,
+            // Whoever took the ticket could not say it.
+            record_json: self.record_json.clone(),
         }))?;
         let (durable, durable_now) = watch::channel(Cursors {
             reading: self.begun.next_reading,

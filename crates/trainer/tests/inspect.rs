@@ -51,6 +51,11 @@ impl Lab {
     }
 
     fn inspect(&self, corpus: &str, steps: u32, step: u32) -> Output {
+        let output = self.command(corpus, steps, step).output();
+        output.expect("run imprint-trainer")
+    }
+
+    fn command(&self, corpus: &str, steps: u32, step: u32) -> Command {
         let toml = format!(
             r#"
             name = "look"
@@ -78,13 +83,13 @@ impl Lab {
             "#
         );
         let file = self.write("look.toml", toml.as_bytes());
-        Command::new(env!("CARGO_BIN_EXE_imprint-trainer"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imprint-trainer"));
+        command
             .arg("inspect")
             .arg(file)
             .args(["--all", "--step", &step.to_string()])
-            .env("IMPRINT_CACHE_DIR", self.directory.path().join("cache"))
-            .output()
-            .expect("run imprint-trainer")
+            .env("IMPRINT_CACHE_DIR", self.directory.path().join("cache"));
+        command
     }
 
     /// The rows of an update.
@@ -228,6 +233,30 @@ fn sparse_files_in_every_order() {
         let corpus = format!("files = ['sparse']\nformat = 'uint16'\norder = {order}");
         assert_eq!(lab.rows(&corpus, 300, 299).len(), 3);
     }
+}
+
+#[test]
+fn a_root_is_where_it_is_said_to_be() {
+    let lab = Lab::new();
+    fs::create_dir(lab.directory.path().join("shared")).expect("make a directory");
+    lab.write("shared/c.u16", &counting(|i| u16::from(i).to_le_bytes()));
+    let corpus = "files = ['data:c.u16']\nformat = 'uint16'\norder = 'sequential'";
+    let refused = lab.inspect(corpus, 2, 0);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("`--root data=DIR`"), "{said}");
+
+    let root = format!("--root=data={}/shared", lab.directory.path().display());
+    let out = lab.command(corpus, 2, 0).arg(root).output();
+    let out = out.expect("run imprint-trainer");
+    let batch: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(batch["rows"][0]["tokens"], json!([0, 1, 2, 3]));
+    let wrong = lab
+        .command(corpus, 2, 0)
+        .arg("--root=data=/nowhere")
+        .output();
+    let said = String::from_utf8(wrong.expect("run imprint-trainer").stderr).expect("text");
+    assert!(said.contains("/nowhere is no directory"), "{said}");
 }
 
 /// One line that names the file and the place, and nothing in the cache.

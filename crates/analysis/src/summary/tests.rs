@@ -56,6 +56,7 @@ fn csv_and_rows_have_every_column() {
         scenario = arm
         batch_size = 8
         seed = 0
+        n_runs = 1
         arm = arm
         depth = gen
         span = target
@@ -119,6 +120,65 @@ fn quoted_cells(line: &str) -> Vec<String> {
             _ => cell.to_owned(),
         })
         .collect()
+}
+
+/// Two seeds: what is said of both is the mean of what is said of each, and one of them twice is it.
+#[test]
+fn runs_taken_together_are_averaged() {
+    let exposures: &[&[u32]] = &[&[0, 20], &[4, 24], &[8, 28], &[], &[]];
+    let seeds = [0_u8, 1].map(|seed| {
+        let run = synthetic::run(exposures, 0..=150, |at| {
+            let held_out = at.exposures.is_empty() && at.step > 10;
+            let drift = f64::from(seed) * if held_out { 0.3 } else { 0.0 };
+            (1.0 + 0.2 * f64::from(seed)) * nats(at) + drift
+        });
+        RunData {
+            seed: seed.into(),
+            ..run
+        }
+    });
+    let settings = Settings::default();
+    let both = analyse_together("both", &seeds.each_ref(), &settings);
+    let each = seeds.each_ref().map(|run| analyse(run, &settings));
+    assert_eq!(both.len(), 3);
+    for (i, group) in both.iter().enumerate() {
+        let row = &group.row;
+        assert_eq!((row.run.as_str(), row.n_runs, row.seed), ("both", 2, None));
+        assert_eq!((row.n_facts, row.n_probes, row.n_exposures), (3, 6, 2));
+        let values: [fn(&SummaryRow) -> Option<f64>; 5] = [
+            |r| r.first_own_nats,
+            |r| r.first_null_nats,
+            |r| r.first_effect_nats,
+            |r| r.first_binding_nats,
+            |r| r.mean_effect_nats,
+        ];
+        for value in values {
+            let of_each = each.each_ref().map(|groups| value(&groups[i].row).unwrap());
+            let mean = (of_each[0] + of_each[1]) / 2.0;
+            assert!((value(row).unwrap() - mean).abs() < 1e-12, "{of_each:?}");
+            assert_ne!(of_each[0], of_each[1]);
+        }
+        let (low, high) = (row.first_effect_ci95_low, row.first_effect_ci95_high);
+        let effect = row.first_effect_nats;
+        assert!(low < effect && effect < high, "{low:?} {effect:?} {high:?}");
+    }
+    let twice = analyse_together(&seeds[1].label, &[&seeds[1], &seeds[1]], &settings);
+    assert!(twice[0].row.decay_a.is_some());
+    for (twice, once) in std::iter::zip(&twice, &each[1]) {
+        let close = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => (a - b).abs() < 1e-9,
+            _ => a == b,
+        };
+        let (twice, once) = (&twice.row, &once.row);
+        assert!(close(twice.decay_a, once.decay_a), "{twice:?}");
+        assert!(close(twice.decay_a_ci95_low, once.decay_a_ci95_low));
+        assert!(close(twice.retained_late, once.retained_late));
+        assert!(close(
+            twice.first_effect_ci95_low,
+            once.first_effect_ci95_low
+        ));
+        assert!(close(twice.published_a, once.published_a));
+    }
 }
 
 #[test]

@@ -49,7 +49,8 @@ fn help_of_submit() {
         every key. Everything is checked before anything is stored: the files, the tokenizer, the corpus'
         length, and that every injection fits its batch. A corpus of text is tokenised now, unless it has
         been before. What is allowed but looks wrong is warned of on standard error. Submitting the same
-        file twice changes nothing; adding a seed queues only what is missing.
+        file twice changes nothing; adding a seed queues only what is missing, and other `resources` are
+        taken over by runs that wait to be started.
 
         Example: `imprint submit mine.toml --dry-run`, then `imprint submit mine.toml --wait`
 
@@ -94,7 +95,9 @@ fn help_of_results() {
         &expect![[r#"
             Show how facts were acquired and forgotten: effectivity, decay and threshold, with controls.
 
-            A row for every run, arm and depth of probe. `own` is what a fact's probes gained by an
+            A row for every cell of the matrix, arm and depth of probe: runs that differ in seed and repeat
+            only are averaged, and `runs` says how many they are. Every other setting in which runs differ has
+            a column of its own. `own` is what a fact's probes gained by an
             exposure, `null` what held-out facts gained over the same steps, `swap` what the same target
             gained after another fact's subject. `effect` is own − null, `bound` is own − swap. The decay is
             a line of retainability on log10 t: `a` is what is lost in each tenfold of time.
@@ -122,6 +125,9 @@ fn help_of_results() {
                       binding: the fact gains more than its target after another fact's subject; decay: less is
                       left late than early. One-sided p-values, on null-subtracted means over memorization and
                       semantic generalization.
+
+                  --by-run
+                      Average nothing: a row for every run, arm and depth
 
                   --span <SPAN>
                       The tokens of a probe over which its log-probability is taken: all target tokens (the

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use imprint_analysis::{Preset, Settings, SummaryRow, analyse, summary_csv};
+use imprint_analysis::{Preset, Settings};
 use imprint_core::{Depth, Span};
 use imprint_orchestrator::Site;
 use imprint_store::embedded::{Durability, Embedded};
@@ -259,22 +259,18 @@ async fn show_results(place: &Place, dir: &Path) -> Result<(), Failure> {
     let database = Database::open(place).await?;
     let loaded = readings::load(&database.store, MATRIX_NAME, Span::Target).await;
     database.close().await?;
-    let runs = loaded?;
+    let sweep = loaded?;
     let settings = Settings::of(Preset::Paper);
-    let rows: Vec<SummaryRow> = runs
-        .iter()
-        .flat_map(|run| analyse(run, &settings))
-        .map(|group| group.row)
-        .collect();
+    let summary = results::Summary::of(&sweep, &settings);
     tell(format_args!(
         "{}\n\n{}",
-        results::as_table(&rows),
+        summary.as_table(),
         results::LEGEND
     ))?;
-    tell(format_args!("\n{}", findings::findings(&rows)))?;
+    tell(format_args!("\n{}", findings::findings(&summary.rows)))?;
     let csv = dir.join("results.csv");
-    write(&csv, &summary_csv(&rows))?;
-    let figures = figure::draw(&runs, &settings, &dir.join("figures"))?;
+    write(&csv, &summary.as_csv()?)?;
+    let figures = figure::draw(&sweep, &settings, &dir.join("figures"))?;
     tell(format_args!(
         "\nEvery column is in {}; the figures:",
         csv.display()

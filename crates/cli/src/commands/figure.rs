@@ -10,19 +10,21 @@ use imprint_analysis::figures::{
     training_dynamics_csv,
 };
 use imprint_analysis::{RunData, Settings, analyse};
+use serde_json::Value;
 
 use super::results::Reading;
 use super::tell;
 use crate::database::Database;
 use crate::failure::{Failure, Outcome};
 use crate::place::Place;
-use crate::readings;
+use crate::readings::{self, Sweep, in_words};
 
 /// Draw an experiment's training dynamics and retainability.
 ///
-/// For each checkpoint and seed two figures, each as SVG, PNG and CSV: the mean change of
-/// log-probability around the injections (with its controls), and what is retained against log t
-/// with the fitted lines. Scenarios stand below each other, batch sizes side by side.
+/// For each checkpoint, seed and setting in which runs differ, two figures, each as SVG, PNG and
+/// CSV: the mean change of log-probability around the injections (with its controls), and what is
+/// retained against log t with the fitted lines. Scenarios stand below each other, batch sizes side
+/// by side. Nothing is averaged over runs.
 ///
 /// Example: `imprint figure mine --out figures`
 #[derive(Debug, clap::Args)]
@@ -51,25 +53,33 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
 /// Pixels a unit of the SVG.
 const PNG_SCALE: f32 = 2.0;
 
-/// Draws both figures of every checkpoint and seed; returns the files.
+/// Draws both figures of every checkpoint, setting and seed; returns the files.
 pub(crate) fn draw(
-    runs: &[RunData],
+    sweep: &Sweep,
     settings: &Settings,
     out: &Path,
 ) -> Result<Vec<PathBuf>, Failure> {
-    let mut by_start: BTreeMap<(&str, u64), Vec<&RunData>> = BTreeMap::new();
-    for run in runs {
-        by_start
-            .entry((&run.checkpoint, run.seed))
-            .or_default()
-            .push(run);
+    let names = setting_names(sweep);
+    let mut by_start: BTreeMap<(&str, &str, u64, u32), Vec<&RunData>> = BTreeMap::new();
+    for (cell, name) in sweep.cells.iter().zip(&names) {
+        for run in &cell.runs {
+            by_start
+                .entry((&run.checkpoint, name, run.seed, run.repeat))
+                .or_default()
+                .push(run);
+        }
     }
     fs::create_dir_all(out).map_err(Failure::doing(format_args!(
         "make the directory {}",
         out.display()
     )))?;
     let mut files = Vec::new();
-    for ((checkpoint, seed), runs) in by_start {
+    for ((checkpoint, setting, seed, repeat), runs) in by_start {
+        let repeat = match repeat {
+            0 => String::new(),
+            n => format!("-repeat{n}"),
+        };
+        let start = format!("{checkpoint}{setting}-s{seed}{repeat}");
         let cells = grid(&runs);
         let mut batch_sizes: Vec<u32> = runs.iter().map(|r| r.batch_size).collect();
         batch_sizes.sort_unstable();
@@ -80,7 +90,7 @@ pub(crate) fn draw(
             .iter()
             .map(|(run, arm)| DynamicsPanel::new(run, arm))
             .collect();
-        let stem = out.join(format!("dynamics-{checkpoint}-s{seed}"));
+        let stem = out.join(format!("dynamics-{start}"));
         let svg = training_dynamics(&panels, n_columns);
         files.extend(write(&stem, svg, &training_dynamics_csv(&panels))?);
 
@@ -88,7 +98,7 @@ pub(crate) fn draw(
             .iter()
             .map(|(run, arm)| RetainabilityPanel::new(&analyse(run, settings), arm))
             .collect();
-        let stem = out.join(format!("retainability-{checkpoint}-s{seed}"));
+        let stem = out.join(format!("retainability-{start}"));
         let svg = retainability(&panels, n_columns);
         files.extend(write(&stem, svg, &retainability_csv(&panels))?);
     }
@@ -98,6 +108,49 @@ pub(crate) fn draw(
         ));
     }
     Ok(files)
+}
+
+/// Longer values are counted in names of files.
+const MAX_VALUE_CHARS: usize = 40;
+
+/// For each cell what the names of its figures say of its settings: those that checkpoint, scenario
+/// and batch size do not decide, since the figures or their panels are named after these.
+fn setting_names(sweep: &Sweep) -> Vec<String> {
+    let mut names = vec![String::new(); sweep.cells.len()];
+    for (axis, heading) in sweep.headings().iter().enumerate() {
+        let mut decided: BTreeMap<(&str, &str, u32), &Value> = BTreeMap::new();
+        let mut values: Vec<&Value> = Vec::new();
+        let mut divides = false;
+        for cell in &sweep.cells {
+            let (run, value) = (&cell.runs[0], &cell.values[axis]);
+            let place = (&*run.checkpoint, &*run.scenario, run.batch_size);
+            divides |= *decided.entry(place).or_insert(value) != value;
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        if !divides {
+            continue;
+        }
+        for (name, cell) in names.iter_mut().zip(&sweep.cells) {
+            let nth = values.iter().position(|value| **value == cell.values[axis]);
+            *name += &format!(
+                "-{heading}-{}",
+                in_name(&cell.values[axis], nth.unwrap_or(0))
+            );
+        }
+    }
+    names
+}
+
+/// A value in the name of a file, the `nth` of its axis.
+fn in_name(value: &Value, nth: usize) -> String {
+    let text = in_words(value);
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match text.len() {
+        1..=MAX_VALUE_CHARS if text.chars().all(fits) => text,
+        _ => format!("value{nth}"),
+    }
 }
 
 /// The panels, row by row: an arm of a scenario a row, a batch size a column.

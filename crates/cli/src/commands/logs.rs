@@ -14,7 +14,8 @@ use crate::place::Place;
 ///
 /// Each trainer process of a run has a log; the newest is shown, on standard output. With `--follow`
 /// what is added is shown too, and the next trainer's log when another one starts, until the run has
-/// ended. Trainers that were not started by this orchestrator have their logs elsewhere.
+/// ended; while the run waits, standard error says why. Trainers that were not started by this
+/// orchestrator have their logs elsewhere.
 ///
 /// Example: `imprint logs mine/late-once-b32-s0 -f -n 20`
 #[derive(Debug, clap::Args)]
@@ -48,6 +49,7 @@ pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
         log,
         tail_lines: arguments.lines,
         follow: arguments.follow,
+        at: None,
     };
     let mut shown = String::new();
     let said = orchestrator.log(request, |piece| show(&piece, &mut shown));
@@ -78,7 +80,11 @@ fn log_of(run: &pb::GetRunResponse, attempt: u32) -> Result<String, String> {
 
 fn show(piece: &pb::ReadLogResponse, shown: &mut String) -> Result<ControlFlow<()>, Failure> {
     if !piece.waiting.is_empty() {
-        eprintln!("no log yet: {}", piece.waiting);
+        let what = match piece.log.is_empty() {
+            true => "no log yet",
+            false => "the run waits",
+        };
+        eprintln!("{what}: {}", piece.waiting);
         return Ok(ControlFlow::Continue(()));
     }
     if piece.log != *shown {

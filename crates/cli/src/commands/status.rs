@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     /// An experiment, or one of its runs (`experiment/cell`); where absent, all experiments that have
     /// runs to do.
     name: Option<String>,
-    /// Only runs in this state; may be repeated.
+    /// Only runs in this state; may be repeated. Not with a run's name.
     #[arg(long = "state", value_enum, value_name = "STATE")]
     states: Vec<State>,
     /// All runs, however many there are; of one run all that happened to it.
@@ -104,10 +104,16 @@ impl<'a> From<&'a pb::Run> for Row<'a> {
 }
 
 pub(crate) async fn run(place: &Place, arguments: Arguments) -> Outcome {
-    let orchestrator = Orchestrator::connect(place).await?;
-    if let Some(name) = &arguments.name
-        && name.contains('/')
+    let a_run = arguments.name.as_ref().filter(|name| name.contains('/'));
+    if let Some(run) = a_run
+        && !arguments.states.is_empty()
     {
+        return Err(Failure::bad_input(format!(
+            "--state chooses among the runs of an experiment, and {run} is one run; leave it out"
+        )));
+    }
+    let orchestrator = Orchestrator::connect(place).await?;
+    if let Some(name) = a_run {
         return page::run(&orchestrator, name, arguments.all, arguments.output).await;
     }
     let names = match arguments.name {

@@ -26,7 +26,8 @@ use crate::table::{Column, table, thousands};
 /// every key. Everything is checked before anything is stored: the files, the tokenizer, the corpus'
 /// length, and that every injection fits its batch. A corpus of text is tokenised now, unless it has
 /// been before. What is allowed but looks wrong is warned of on standard error. Submitting the same
-/// file twice changes nothing; adding a seed queues only what is missing.
+/// file twice changes nothing; adding a seed queues only what is missing, and other `resources` are
+/// taken over by runs that wait to be started.
 ///
 /// Example: `imprint submit mine.toml --dry-run`, then `imprint submit mine.toml --wait`
 #[derive(Debug, clap::Args)]
@@ -117,12 +118,20 @@ fn what_next(submitted: &pb::SubmitExperimentResponse, dry_run: bool) -> String 
         0 => String::new(),
         n => format!(", {n} there before ({states})"),
     };
+    let n_updated = submitted.runs.iter().filter(|run| run.updated).count();
+    let updated = match (n_updated, dry_run) {
+        (0, _) => String::new(),
+        (n, true) => format!("; {n} would get the file's `resources`"),
+        (n, false) => format!("; updated {n}, which get the file's `resources`"),
+    };
     let name = &submitted.experiment;
     match (n_new, dry_run) {
-        (0, _) if n_known == 1 => format!("nothing new: the run is there ({states})"),
-        (0, _) => format!("nothing new: all {n_known} runs are there ({states})"),
-        (_, true) => format!("{n_new} new{of_known}; nothing was stored (--dry-run)"),
-        (_, false) => format!("{n_new} queued{of_known}; `imprint watch {name}` shows them"),
+        (0, _) if n_known == 1 => format!("nothing new: the run is there ({states}){updated}"),
+        (0, _) => format!("nothing new: all {n_known} runs are there ({states}){updated}"),
+        (_, true) => format!("{n_new} new{of_known}{updated}; nothing was stored (--dry-run)"),
+        (_, false) => {
+            format!("{n_new} queued{of_known}{updated}; `imprint watch {name}` shows them")
+        }
     }
 }
 
@@ -150,6 +159,8 @@ struct Row<'a> {
     run: &'a str,
     hash: &'a str,
     new: bool,
+    /// Was there, and gets the file's resources.
+    updated: bool,
     state: &'static str,
     n_updates: u32,
     n_readings: u32,
@@ -165,6 +176,7 @@ impl<'a> From<&'a pb::SubmitExperimentResponse> for Answer<'a> {
             run: &r.run,
             hash: &r.hash,
             new: r.new,
+            updated: r.updated,
             state: word(r),
             n_updates: r.n_updates,
             n_readings: r.n_readings,

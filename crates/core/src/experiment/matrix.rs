@@ -241,7 +241,29 @@ impl<'i> Matrix<'i> {
         if matrix.cells.is_empty() {
             return refuse("matrix.exclude", span, "leaves no cell");
         }
+        matrix.check_checkpoints()?;
         Ok(Some(matrix))
+    }
+
+    /// Fails where a checkpoint of the file has no cell: nobody would see that it is not run.
+    fn check_checkpoints(&self) -> Result<(), Problem> {
+        for (axis, of) in self.axes.iter().enumerate() {
+            if of.key != Key::Checkpoint {
+                continue;
+            }
+            let used: BTreeSet<usize> = self.cells.iter().map(|cell| cell[axis]).collect();
+            let unused = of.entries.iter().enumerate();
+            if let Some((_, Entry { value, raw })) =
+                unused.into_iter().find(|(at, _)| !used.contains(at))
+            {
+                let problem = format!(
+                    "no cell of the matrix has {value}, so it would not be run: name it in \
+                     `matrix.zip` or `matrix.include`, leave out less, or remove its table"
+                );
+                return refuse("checkpoint.name", raw.span(), problem);
+            }
+        }
+        Ok(())
     }
 
     fn of_groups(document: &DeTable<'i>, groups: &[Group<'i>]) -> Result<Self, Problem> {

@@ -24,7 +24,7 @@ struct Taken {
 impl<'a> Plan<'a> {
     /// Lets a run start when it is its turn; where something is in the way, says so after `why`.
     pub(super) fn candidate(&mut self, run: &'a OpenRun, why: &str) {
-        match self.obstacle(run) {
+        match self.obstacle(run, why) {
             Some(obstacle) => self.explain(run, format!("{why}{obstacle}")),
             None => self.candidates.push(Candidate {
                 run,
@@ -34,7 +34,9 @@ impl<'a> Plan<'a> {
     }
 
     /// Why a run cannot start now, with as much room as there may be.
-    fn obstacle(&self, run: &OpenRun) -> Option<String> {
+    ///
+    /// `why` stands before the reason that was said.
+    fn obstacle(&self, run: &OpenRun, why: &str) -> Option<String> {
         if let Some(parent) = run.parent.as_ref().filter(|p| !p.ready) {
             let waits = format!("waits for step {} of {}", parent.step, parent.label);
             return Some(match parent.state {
@@ -52,7 +54,10 @@ impl<'a> Plan<'a> {
         let seconds = left.as_millis().div_ceil(1000);
         let why = match &run.last_attempt {
             _ if run.barren_attempts > 0 && !run.reason.is_empty() => {
-                format!(": {}", cause(&run.reason))
+                format!(
+                    ": {}",
+                    cause(run.reason.strip_prefix(why).unwrap_or(&run.reason))
+                )
             }
             Some(last) if !last.reason.is_empty() => format!(": {}", last.reason),
             _ => String::new(),

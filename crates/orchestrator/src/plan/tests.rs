@@ -107,6 +107,7 @@ fn job(run_id: i32) -> Job {
         request_id: format!("request {run_id}"),
         external_id: Some(format!("here:{run_id}")),
         asked_for: Duration::from_secs(1),
+        n_asked: 1,
         alive_for: Some(Duration::from_secs(1)),
         stopping_for: None,
         killing_for: None,
@@ -132,6 +133,10 @@ fn waiting(reason: &str) -> Sight {
     Sight::Waiting {
         reason: reason.to_owned(),
     }
+}
+
+fn unknown_sight() -> Sight {
+    Sight::Unknown { problem: None }
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -455,10 +460,14 @@ fn a_job_that_lives_without_an_attempt_for_too_long_is_killed() {
         };
         scene().run(queued(1)).job(job, Sight::Alive)
     };
-    idle(119, None).check_waits("starting");
-    idle(120, None).check(&[KILL]);
-    idle(130, Some(seconds(10))).check(&[]);
-    idle(150, Some(seconds(30))).check(&[KILL]);
+    idle(299, None).check_waits("starting");
+    idle(300, None).check(&[KILL]);
+    idle(310, Some(seconds(10))).check(&[]);
+    idle(330, Some(seconds(30))).check(&[KILL]);
+    // The orchestrator was away, and its trainer waits for it.
+    let mut back = idle(3000, None);
+    back.leases_from = at(1);
+    back.check_waits("starting");
 }
 
 #[test]
@@ -470,10 +479,25 @@ fn a_job_that_nobody_knows_is_asked_for_again() {
             began,
             ..job(1)
         };
-        scene().run(queued(1)).job(job, Sight::Unknown)
+        scene().run(queued(1)).job(job, unknown_sight())
     };
     unknown(44, None, false).check_waits("starting");
     unknown(45, None, false).check(&[Action::AskAgain { run_id: 1 }]);
+    let refused = |n_asked, asked_for| {
+        let job = Job {
+            asked_for: seconds(asked_for),
+            n_asked,
+            external_id: None,
+            ..job(1)
+        };
+        let problem = Some("too many jobs of this user".to_owned());
+        (scene().run(queued(1))).job(job, Sight::Unknown { problem })
+    };
+    refused(1, 44).check_waits("too many jobs of this user");
+    refused(2, 89).check_waits("too many jobs of this user");
+    refused(2, 90).check(&[Action::AskAgain { run_id: 1 }]);
+    refused(30, 599).check_waits("too many jobs of this user");
+    refused(30, 600).check(&[Action::AskAgain { run_id: 1 }]);
     // It was there.
     unknown(44, Some("12"), false).check(&[]);
     let gone = "is gone: local does not know 12 any more";
@@ -489,7 +513,7 @@ fn a_job_that_nobody_knows_is_asked_for_again() {
         asked_for: seconds(100),
         ..began(1)
     };
-    scene().run(running(1)).job(far, Sight::Unknown).check(&[]);
+    (scene().run(running(1)).job(far, unknown_sight())).check(&[]);
 }
 
 #[test]
@@ -562,7 +586,7 @@ fn silence_beyond_the_lease_loses_the_attempt() {
     alive().check(&[KILL, lost.clone()]);
     let problem = Some("Slurm does not answer".to_owned());
     for sight in [
-        Sight::Unknown,
+        unknown_sight(),
         Sight::Unseen { problem },
         waiting("Resources"),
     ] {
@@ -601,6 +625,19 @@ fn an_attempt_whose_time_offline_is_over_stands_until_another_begins() {
         .job(began(1), Sight::Alive)
         .check(&[]);
     overdue().check(&[start(1, 0)]);
+    let why = "its time offline is over, import its spool; ";
+    let again = |reason: &str| {
+        scene().run(OpenRun {
+            barren_attempts: 1,
+            not_before: at(3),
+            reason: reason.to_owned(),
+            ..offline(at(-1))
+        })
+    };
+    let crashed = "the trainer ended with exit code 1";
+    again(crashed).check_waits(&format!("{why}next attempt in 3 s: {crashed}"));
+    again(&format!("{why}next attempt in 4 s: {crashed}"))
+        .check_waits(&format!("{why}next attempt in 3 s: {crashed}"));
     let mut full = overdue();
     full.site
         .executors
@@ -620,7 +657,7 @@ fn an_attempt_whose_time_offline_is_over_stands_until_another_begins() {
         1,
         Lost::Attempt(1),
         "cancelled while offline",
-        retry(1, 1),
+        retry(0, 0),
     )]);
 }
 
@@ -677,6 +714,37 @@ fn cancelling_stops_what_runs_and_ends_what_does_not() {
     scene()
         .run(cancelled(run(1, RunState::Delivering)))
         .check(&[finish]);
+    // Its last attempt is lost, but it does not fail any more.
+    let third = OpenRun {
+        barren_attempts: 2,
+        ..cancelled(running(1))
+    };
+    let crashed = "the trainer ended with exit code 101";
+    (scene()
+        .run(third)
+        .job(began(1), ended("ended with exit code 101")))
+    .check(&[lose(1, Lost::Attempt(1), crashed, retry(2, 0))]);
+}
+
+#[test]
+fn a_job_whose_executor_is_no_more_ends_when_nobody_wants_its_run() {
+    let lost = Job {
+        executor: "old".to_owned(),
+        slot: None,
+        ..job(1)
+    };
+    let unseen = Sight::Unseen { problem: None };
+    let gone = "is on `old`, which the site file does not have any more";
+    let with = |run| scene().run(run).job(lost.clone(), unseen.clone());
+    with(queued(1)).check_waits(&format!(
+        "its job {gone}: put it back, or cancel the run and retry it"
+    ));
+    with(cancelled(queued(1))).check(&[end(1, gone)]);
+    // Its trainer goes on, and is told by its heartbeats.
+    with(running(1)).check(&[]);
+    scene()
+        .job(lost.clone(), unseen.clone())
+        .check(&[end(1, gone)]);
 }
 
 #[test]
@@ -719,7 +787,7 @@ fn a_job_that_outlives_its_run_is_stopped() {
     left(60, Some(30), Sight::Alive).check(&[KILL]);
     left(0, None, waiting("BeginTime")).check(&[STOP]);
     left(1, None, ended("ended with exit code 0")).check(&[end(1, "ended with exit code 0")]);
-    left(1, None, Sight::Unknown).check(&[]);
+    left(1, None, unknown_sight()).check(&[]);
 }
 
 mod simulation;

@@ -42,13 +42,7 @@ impl Attempts for Service {
         check_text("machine", &request.machine)?;
         let run_id = request.run_id;
         check_text("job", &request.job)?;
-        check_text("record_json", &request.record_json)?;
-        let record = match request.record_json.as_str() {
-            "" => None,
-            json => Some(
-                serde_json::from_str(json).map_err(|e| invalid("record_json", &e.to_string()))?,
-            ),
-        };
+        let record = record(&request.record_json)?;
         let process = Process {
             host: request.host,
             pid: request.pid,
@@ -104,9 +98,10 @@ impl Attempts for Service {
         caller.may_speak_for(request.run_id)?;
         let settled: Settled = serde_json::from_str(&request.settled_json)
             .map_err(|e| invalid("settled_json", &e.to_string()))?;
+        let record = record(&request.record_json)?;
         let stands = self
             .store
-            .settle_run(request.run_id, request.attempt, &settled)
+            .settle_run(request.run_id, request.attempt, &settled, record.as_ref())
             .await;
         let stands = stands.map_err(from_store)?;
         Ok(Response::new(pb::SettleRunResponse {
@@ -218,6 +213,13 @@ impl Attempts for Service {
         self.wake.notify_one();
         Ok(Response::new(pb::EndAttemptResponse {}))
     }
+}
+
+/// What is needed to make an attempt again, where its trainer said it.
+fn record(json: &str) -> Result<Option<serde_json::Value>, Status> {
+    check_text("record_json", json)?;
+    let read = || serde_json::from_str(json).map_err(|e| invalid("record_json", &e.to_string()));
+    (!json.is_empty()).then(read).transpose()
 }
 
 fn to_json(run_id: i32, value: &impl serde::Serialize) -> Result<String, Status> {

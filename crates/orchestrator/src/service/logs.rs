@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use imprint_proto::pb;
-use imprint_proto::status::{internal, not_found, unavailable};
-use imprint_store::runs::{RunRef, RunView};
+use imprint_proto::status::{internal, invalid, not_found, unavailable};
+use imprint_store::runs::{RunRef, RunState, RunView};
 use nix::fcntl::OFlag;
 use tokio::fs::File as AsyncFile;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -25,8 +25,8 @@ const PIECE_BYTES: usize = 64 << 10;
 
 type Pieces = mpsc::Sender<Result<pb::ReadLogResponse, Status>>;
 
-/// A log, in the order in which a run's trainers wrote them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A log of a run's trainer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Log {
     /// 0 where the name says none.
     job: u32,
@@ -62,11 +62,20 @@ fn list(dir: &Path) -> Vec<Log> {
             })
         })
         .collect();
-    logs.sort();
+    logs.sort_by(|a, b| order(&a.name).cmp(&order(&b.name)));
     logs
 }
 
-/// The job of `job-7.log` or `job-7-4711.log`.
+/// The order in which logs were begun: by job, and for one that was asked for twice by its executor's
+/// number. Not by the time of the last word, which changes while a log is followed.
+fn order(name: &str) -> (u32, u64, &str) {
+    let stem = name.strip_suffix(".log").unwrap_or(name);
+    let digits = stem.len() - stem.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let number = stem[stem.len() - digits..].parse().unwrap_or(0);
+    (job_of(name), number, name)
+}
+
+/// The job of `job-7.log` or `job-7-slurm-4711.log`.
 fn job_of(name: &str) -> u32 {
     let number = name.strip_prefix("job-").map(|rest| {
         let end = rest.find(|c: char| !c.is_ascii_digit());
@@ -92,7 +101,17 @@ impl Service {
     ) -> Result<(), Status> {
         let dir = self.logs_of(run.run_id);
         let logs = list_soon(&dir).await?;
-        let named = (!request.log.is_empty()).then_some(&request.log);
+        let fixed = (!request.log.is_empty()).then_some(&request.log);
+        let at = request.at.as_ref().map(|at| &at.log);
+        if let (Some(fixed), Some(at)) = (fixed, at)
+            && fixed != at
+        {
+            return Err(invalid(
+                "at.log",
+                &format!("is `{at}`, and `log` is `{fixed}`"),
+            ));
+        }
+        let named = fixed.or(at);
         if let Some(name) = named
             && !logs.iter().any(|log| log.name == *name)
         {
@@ -106,23 +125,29 @@ impl Service {
             return Err(not_found(format!(
                 "run `{}` has no log here: {}",
                 run.label,
-                why_none(&run)
+                what_it_does(&run)
             )));
         }
         let name = named
             .cloned()
             .or_else(|| logs.last().map(|log| log.name.clone()));
+        let start = match (&request.at, request.tail_lines) {
+            (Some(at), _) => Start::At(at.offset),
+            (None, Some(n_lines)) => Start::Tail(n_lines),
+            (None, None) => Start::At(0),
+        };
         let reader = Reader {
             service: self.clone(),
-            is_fixed: named.is_some(),
+            is_fixed: fixed.is_some(),
             follow: request.follow,
             run,
             dir,
+            said: String::new(),
             to,
         };
         // Before the answer: what is written from then on is not passed over.
         let first = match name {
-            Some(name) => Some(reader.open(name, request.tail_lines).await?),
+            Some(name) => Some(reader.open(name, start).await?),
             None => None,
         };
         tokio::spawn(reader.read(first));
@@ -135,8 +160,8 @@ fn known(logs: &[Log]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// What a run without a log does.
-fn why_none(run: &RunView) -> String {
+/// What a run does of whose trainer nothing is heard.
+fn what_it_does(run: &RunView) -> String {
     match (run.reason.as_str(), run.n_attempts) {
         ("", 0) => run.state.as_str().to_owned(),
         // It has made attempts all the same.
@@ -156,15 +181,25 @@ struct Reader {
     /// One log was asked for, and no other.
     is_fixed: bool,
     follow: bool,
+    /// Why the run waits, as it was said last.
+    said: String,
     to: Pieces,
+}
+
+/// Where in a log reading begins.
+enum Start {
+    /// At a byte.
+    At(u64),
+    /// Where the last so many lines do.
+    Tail(u32),
 }
 
 /// A log that is open.
 struct Open {
     name: String,
     file: AsyncFile,
-    /// Where it is read from.
-    from: u64,
+    /// Where it is read next.
+    at: u64,
 }
 
 /// Why nothing more is sent.
@@ -191,47 +226,45 @@ impl Reader {
     }
 
     async fn try_read(&mut self, first: Option<Open>) -> Result<(), End> {
-        let Open {
-            mut name,
-            mut file,
-            from,
-        } = match first {
+        let mut log = match first {
             Some(open) => open,
             None => {
                 let name = self.wait_for_one().await?;
-                self.open(name, None).await?
+                self.open(name, Start::At(0)).await?
             }
         };
         if !self.follow {
             // One that grows faster than it is sent would have no end.
-            let n_bytes = file
-                .metadata()
-                .await
-                .map_err(|e| unreadable(&name, &e))?
-                .len();
-            return self
-                .send(&name, &mut file.take(n_bytes.saturating_sub(from)))
-                .await;
+            let meta = log.file.metadata().await;
+            let n_bytes = meta.map_err(|e| unreadable(&log.name, &e))?.len();
+            return self.send(&mut log, n_bytes).await;
         }
         loop {
             // Asked before reading: what was said until then is read.
             let at_rest = self.is_at_rest().await?;
             let logs = list_soon(&self.dir).await?;
-            self.send(&name, &mut file).await?;
-            let mut behind = logs.into_iter().skip_while(|log| log.name != name).skip(1);
-            match behind.next() {
-                Some(next) if !self.is_fixed => {
-                    Open { name, file, .. } = self.open(next.name, None).await?;
-                }
+            self.send(&mut log, u64::MAX).await?;
+            let next = (logs.into_iter()).find(|next| order(&next.name) > order(&log.name));
+            match next {
+                Some(next) if !self.is_fixed => log = self.open(next.name, Start::At(0)).await?,
                 _ if at_rest => return Ok(()),
-                _ => self.pause().await?,
+                _ => {
+                    self.look_again().await;
+                    let waits = match self.run.state {
+                        RunState::Queued | RunState::Delivering if !self.run.reason.is_empty() => {
+                            what_it_does(&self.run)
+                        }
+                        _ => String::new(),
+                    };
+                    self.say_waiting(&log.name, waits).await?;
+                    self.pause().await?;
+                }
             }
         }
     }
 
     /// The first log of a run that has none yet; meanwhile says why.
     async fn wait_for_one(&mut self) -> Result<String, End> {
-        let mut said = String::new();
         loop {
             let at_rest = self.is_at_rest().await?;
             let logs = list_soon(&self.dir).await?;
@@ -241,21 +274,36 @@ impl Reader {
             if at_rest {
                 return Err(End::Done);
             }
-            // A database that is away is back some time.
-            if let Ok(Some(run)) = self.service.store.run(RunRef::Id(self.run.run_id)).await {
-                self.run = run;
-            }
-            let waiting = why_none(&self.run);
-            if waiting != said {
-                said.clone_from(&waiting);
-                self.say(pb::ReadLogResponse {
-                    waiting,
-                    ..Default::default()
-                })
-                .await?;
-            }
+            self.look_again().await;
+            self.say_waiting("", what_it_does(&self.run)).await?;
             self.pause().await?;
         }
+    }
+
+    async fn look_again(&mut self) {
+        // A database that is away is back some time.
+        if let Ok(Some(run)) = self.service.store.run(RunRef::Id(self.run.run_id)).await {
+            self.run = run;
+        }
+    }
+
+    /// Says why the run waits, if it does and for another reason than before: numbers in it count
+    /// down.
+    async fn say_waiting(&mut self, log: &str, waiting: String) -> Result<(), End> {
+        let words = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+        if words(&waiting) == words(&self.said) {
+            return Ok(());
+        }
+        self.said.clone_from(&waiting);
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        self.say(pb::ReadLogResponse {
+            log: log.to_owned(),
+            waiting,
+            ..Default::default()
+        })
+        .await
     }
 
     /// Whether nothing more will be written; not while the database does not say so.
@@ -277,47 +325,44 @@ impl Reader {
         }
     }
 
-    /// Opens a log where its last lines begin, or where it does.
-    async fn open(&self, name: String, tail_lines: Option<u32>) -> Result<Open, Status> {
+    async fn open(&self, name: String, start: Start) -> Result<Open, Status> {
         let path = self.dir.join(&name);
         let opened = async {
             let opened = tokio::task::spawn_blocking(move || open(&path)).await;
             let mut file = AsyncFile::from_std(opened.map_err(io::Error::other)??);
-            let from = match tail_lines {
-                None => 0,
-                Some(n_lines) => tail_start(&mut file, n_lines).await?,
+            let at = match start {
+                Start::At(at) => at,
+                Start::Tail(n_lines) => tail_start(&mut file, n_lines).await?,
             };
-            file.seek(SeekFrom::Start(from)).await?;
-            Ok((file, from))
+            file.seek(SeekFrom::Start(at)).await?;
+            Ok((file, at))
         };
         match opened.await {
-            Ok((file, from)) => Ok(Open { name, file, from }),
+            Ok((file, at)) => Ok(Open { name, file, at }),
             Err(e) => Err(unreadable(&name, &e)),
         }
     }
 
-    /// Sends what is there to read.
-    async fn send(
-        &self,
-        name: &str,
-        file: &mut (impl tokio::io::AsyncRead + Unpin),
-    ) -> Result<(), End> {
+    /// Sends what is there to read, up to a byte.
+    async fn send(&self, log: &mut Open, end: u64) -> Result<(), End> {
         let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            let n = file
-                .read(&mut piece)
-                .await
-                .map_err(|e| unreadable(name, &e))?;
+        while log.at < end {
+            let n_wanted = (end - log.at).min(PIECE_BYTES as u64) as usize;
+            let read = log.file.read(&mut piece[..n_wanted]).await;
+            let n = read.map_err(|e| unreadable(&log.name, &e))?;
             if n == 0 {
                 return Ok(());
             }
             self.say(pb::ReadLogResponse {
-                log: name.to_owned(),
+                log: log.name.clone(),
                 text: piece[..n].to_vec(),
                 waiting: String::new(),
+                offset: log.at,
             })
             .await?;
+            log.at += n as u64;
         }
+        Ok(())
     }
 
     async fn say(&self, message: pb::ReadLogResponse) -> Result<(), End> {

@@ -3,6 +3,8 @@
 use imprint_proto::status::refused;
 use tonic::{Code, Status};
 
+use crate::executor::aside;
+
 /// So many names are suggested.
 const MAX_SUGGESTED: usize = 3;
 
@@ -10,8 +12,14 @@ const MAX_SUGGESTED: usize = 3;
 const MAX_CHARS: usize = 200;
 
 /// NOT_FOUND, in a line that says what there is not and names the nearest that are.
-pub(super) fn not_found(what: &str, asked: &str, known: &[String]) -> Status {
-    let near = nearest(asked, known);
+pub(super) async fn not_found(what: &str, asked: &str, known: Vec<String>) -> Status {
+    let asked = asked.to_owned();
+    // Of thousands of names it takes long.
+    let near: Vec<String> = aside(move || {
+        let near = nearest(&asked, &known).into_iter();
+        near.map(str::to_owned).collect()
+    })
+    .await;
     let quoted: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
     let line = match quoted.as_slice() {
         [] => what.to_owned(),

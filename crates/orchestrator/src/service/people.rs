@@ -74,7 +74,7 @@ impl Service {
 
     async fn no_experiment(&self, name: &str) -> Status {
         match self.store.experiment_names(MAX_COMPARED).await {
-            Ok(known) => not_found(&format!("there is no experiment `{name}`"), name, &known),
+            Ok(known) => not_found(&format!("there is no experiment `{name}`"), name, known).await,
             Err(error) => from_store(error),
         }
     }
@@ -82,11 +82,11 @@ impl Service {
     async fn no_run(&self, label: &str) -> Status {
         let Some((experiment, _)) = label.split_once('/') else {
             let line = format!("`{label}` is no run: their names are `experiment/cell`");
-            return not_found(&line, "", &[]);
+            return not_found(&line, "", Vec::new()).await;
         };
         match self.store.run_labels(experiment, MAX_COMPARED).await {
             Ok(known) if known.is_empty() => self.no_experiment(experiment).await,
-            Ok(known) => not_found(&format!("there is no run `{label}`"), label, &known),
+            Ok(known) => not_found(&format!("there is no run `{label}`"), label, known).await,
             Err(error) => from_store(error),
         }
     }
@@ -100,7 +100,7 @@ impl Service {
             Ok(known) if known.is_empty() => self.no_experiment(runs.experiment).await,
             Ok(known) => {
                 let line = format!("experiment `{}` has no run `{label}`", runs.experiment);
-                not_found(&line, label, &known)
+                not_found(&line, label, known).await
             }
             Err(error) => from_store(error),
         }
@@ -236,7 +236,9 @@ impl Orchestrator for Service {
         let Some(details) = details else {
             return Err(match run {
                 RunRef::Label(label) => self.no_run(label).await,
-                RunRef::Id(run_id) => not_found(&format!("there is no run {run_id}"), "", &[]),
+                RunRef::Id(run_id) => {
+                    not_found(&format!("there is no run {run_id}"), "", Vec::new()).await
+                }
             });
         };
         let logs = logs::list_soon(&self.logs_of(details.view.run_id)).await?;

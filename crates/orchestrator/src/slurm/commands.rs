@@ -3,6 +3,8 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fmt;
+use std::io::ErrorKind;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,7 +17,9 @@ pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// What a command may say: some hundred thousand jobs of ours.
 const OUTPUT_BYTES: u64 = 64 << 20;
-const ERROR_BYTES: u64 = 4096;
+
+/// The end of what it says of its errors: the last line is the one that decides.
+const ERROR_BYTES: usize = 4096;
 
 /// What commands get of our environment, and jobs of theirs: who and where we are, where Slurm is,
 /// and where a trainer finds what it needs. Nothing secret, and none of the variables that change
@@ -65,9 +69,10 @@ impl Default for Commands {
 pub(super) enum Unanswered {
     /// It is not here, or cannot be run.
     NotStarted(String),
-    /// It said why.
+    /// It ended by itself and said why.
     Refused(String),
-    /// It did not end in time, or said too much.
+    /// It did not end in time, was ended by a signal, or said nothing or too much: what became of
+    /// what it was asked nobody knows.
     Silent(String),
 }
 
@@ -102,11 +107,20 @@ impl Commands {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|e| Unanswered::NotStarted(format!("{program}: {e}")))?;
+            .map_err(|e| {
+                let line = format!("{program}: {e}");
+                match e.kind() {
+                    ErrorKind::NotFound | ErrorKind::PermissionDenied => {
+                        Unanswered::NotStarted(line)
+                    }
+                    // The machine lacks memory or processes, and will have some again.
+                    _ => Unanswered::Silent(line),
+                }
+            })?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let ended = async {
             let (said, complaint) =
-                tokio::join!(all(stdout, OUTPUT_BYTES), all(stderr, ERROR_BYTES));
+                tokio::join!(head(stdout, OUTPUT_BYTES), tail(stderr, ERROR_BYTES));
             (said, complaint, child.wait().await)
         };
         let Ok((said, complaint, status)) = tokio::time::timeout(self.limit, ended).await else {
@@ -122,10 +136,13 @@ impl Commands {
             Ok(status) if status.success() => Ok(String::from_utf8_lossy(&said).into_owned()),
             Ok(status) => {
                 let complaint = one_line(&String::from_utf8_lossy(&complaint));
-                Err(match complaint.is_empty() {
-                    false if complaint.starts_with(program) => Unanswered::Refused(complaint),
-                    false => Unanswered::Refused(format!("{program}: {complaint}")),
-                    true => Unanswered::Silent(format!("{program} ended with {status}")),
+                let ended = format!("{program} ended with {status}");
+                Err(match (status.signal(), &*complaint) {
+                    (_, "") => Unanswered::Silent(ended),
+                    // It may have been heard before.
+                    (Some(_), said) => Unanswered::Silent(format!("{ended}: {said}")),
+                    (None, said) if said.starts_with(program) => Unanswered::Refused(complaint),
+                    (None, said) => Unanswered::Refused(format!("{program}: {said}")),
                 })
             }
             Err(e) => Err(Unanswered::Silent(format!("{program}: {e}"))),
@@ -140,12 +157,25 @@ fn is_passed_on(name: &str) -> bool {
             .any(|prefix| name.starts_with(prefix))
 }
 
-/// What is said, up to one byte more than a limit; the rest is read by nobody.
-async fn all(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> Vec<u8> {
+/// The beginning of what is said, one byte more than a limit at most. The rest is read as well: a
+/// command that nobody hears is ended by that.
+async fn head(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Some(pipe) = pipe {
+    if let Some(mut pipe) = pipe {
         // What was said before a failure stands, and how the command ended says the rest.
-        let _ = pipe.take(limit + 1).read_to_end(&mut bytes).await;
+        let _ = (&mut pipe).take(limit + 1).read_to_end(&mut bytes).await;
+        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    }
+    bytes
+}
+
+/// The end of what is said.
+async fn tail(pipe: Option<impl AsyncRead + Unpin>, limit: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        while let Ok(1..) = pipe.read_buf(&mut bytes).await {
+            bytes.drain(..bytes.len().saturating_sub(limit));
+        }
     }
     bytes
 }
@@ -158,3 +188,6 @@ fn one_line(text: &str) -> String {
         .collect();
     lines.join("; ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,12 +16,12 @@ use crate::executor::Phase;
 /// How long after its end a job of which nothing else is known may yet be requeued.
 const REQUEUED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Separates columns. The last ones may have it in them.
+/// Separates columns. Free text, which may have it in it, comes last.
 const SEPARATOR: char = '|';
 
 /// Columns of `squeue`, in which longer values are cut.
 const COLUMNS: &str = "JobID:16|,State:24|,exit_code:12|,RestartCnt:12|,EndTime:24|,NodeList:64|,\
-    Reason:160|,Name:128|,Comment:64|";
+    Name:128|,Reason:160|,Comment:64|";
 
 /// Columns of `sacct`. The line by which a job was submitted has its comment, which not every
 /// database of jobs keeps.
@@ -84,10 +84,13 @@ pub(super) fn sacct_arguments(names: &[String], within: Duration) -> [String; 7]
     ]
 }
 
-/// The jobs that `squeue` tells of; a line that is none is left out.
-pub(super) fn of_squeue(text: &str) -> Vec<Told> {
-    let told = |line: &str| {
-        let mut columns = line.split(SEPARATOR).map(str::trim);
+/// The jobs that `squeue` tells of.
+///
+/// # Errors
+/// Where a line with one of our `names` cannot be read: its job is there, and would be missing.
+pub(super) fn of_squeue(text: &str, names: &[String]) -> Result<Vec<Told>, String> {
+    read(text, names, |line| {
+        let mut columns = line.splitn(9, SEPARATOR).map(str::trim);
         let mut next = || columns.next();
         let told = Told {
             id: next().filter(|id| is_number(id))?.to_owned(),
@@ -96,21 +99,23 @@ pub(super) fn of_squeue(text: &str) -> Vec<Told> {
             n_restarts: next()?.parse().ok()?,
             ended_at: next()?.parse().ok().map(Duration::from_secs),
             nodes: next()?.to_owned(),
+            name: next()?.to_owned(),
             reason: next().map(|reason| match reason {
                 "None" => String::new(),
                 reason => reason.to_owned(),
             })?,
-            name: next()?.to_owned(),
-            comment: next()?.to_owned(),
+            comment: next()?.trim_end_matches(SEPARATOR).trim_end().to_owned(),
         };
         Some(told)
-    };
-    text.lines().filter_map(told).collect()
+    })
 }
 
-/// The jobs that `sacct` tells of; a line that is none is left out.
-pub(super) fn of_sacct(text: &str) -> Vec<Told> {
-    let told = |line: &str| {
+/// The jobs that `sacct` tells of.
+///
+/// # Errors
+/// As [`of_squeue`].
+pub(super) fn of_sacct(text: &str, names: &[String]) -> Result<Vec<Told>, String> {
+    read(text, names, |line| {
         let mut columns = line.splitn(6, SEPARATOR).map(str::trim);
         let mut next = || columns.next();
         Some(Told {
@@ -129,8 +134,29 @@ pub(super) fn of_sacct(text: &str) -> Vec<Told> {
             name: next()?.to_owned(),
             comment: next()?.trim_matches(SEPARATOR).to_owned(),
         })
-    };
-    text.lines().filter_map(told).collect()
+    })
+}
+
+/// The jobs of all lines. A line that is no job, and not about one of ours, is left out.
+fn read(
+    text: &str,
+    names: &[String],
+    told: impl Fn(&str) -> Option<Told>,
+) -> Result<Vec<Told>, String> {
+    let mut all = Vec::new();
+    for line in text.lines() {
+        if let Some(told) = told(line) {
+            all.push(told);
+        } else if names.iter().any(|name| line.contains(name)) {
+            // Columns are padded.
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let words = words.join(" ");
+            return Err(format!(
+                "a line about a job of ours cannot be read: `{words}`"
+            ));
+        }
+    }
+    Ok(all)
 }
 
 /// What is told of a job of ours; of several that were submitted for it, the one that has not ended.
@@ -151,23 +177,54 @@ pub(super) fn pick<'a>(told: &'a [Told], job: &Job, name: &str) -> Option<&'a To
     Some(alive.unwrap_or(first))
 }
 
-/// Whether another try may succeed where `sbatch` said this.
-pub(super) fn is_passing(said: &str) -> bool {
-    const PASSING: [&str; 12] = [
-        "Unable to contact",
-        "timed out",
-        "Zero Bytes",
-        "onnection refused",
-        "onnection failure",
-        "onnection reset",
-        "emporarily",
-        "again later",
-        "authentication",
-        "Munge",
-        "MaxSubmitJob",
-        "job submit limit",
+/// Whether no further try can succeed where `sbatch` said this: the request itself is wrong, or not
+/// allowed here. Whatever else is said may pass: of a controller that is away or in standby, a drained
+/// partition, a limit on what one may submit.
+pub(super) fn is_final(said: &str) -> bool {
+    // As the versions since 22.05 say it.
+    const FINAL: [&str; 36] = [
+        // Of the command itself, before it asks anybody.
+        "nrecognized option",
+        "invalid option --",
+        "requires an argument",
+        "doesn't allow an argument",
+        "is ambiguous",
+        "Invalid numeric value",
+        "Batch script is empty",
+        "Batch script contains",
+        "does not look like a batch script",
+        "NULL character",
+        "directive found in batch script",
+        // Invalid ones of features, GRES, QOS, licenses, memory, times, counts of nodes and so on.
+        "specification",
+        "Invalid partition name",
+        "No partition specified",
+        "Invalid account",
+        "Invalid node name",
+        "Invalid node count",
+        "Invalid time specified",
+        "Invalid cluster name",
+        "Invalid mcs_label",
+        "Invalid --nice value",
+        "Burst Buffer request invalid",
+        "Requested reservation is invalid",
+        // More than there is, or than one job may have.
+        "Requested node configuration is not available",
+        "Requested nodes not in this partition",
+        "Requested more tasks than available processors",
+        "More processors requested than permitted",
+        "Memory required by task is not available",
+        "Requested time limit is invalid",
+        "PerJob",
+        "option unsupported",
+        "not supported",
+        // Of a user's group, account or QOS.
+        "not permitted to use this partition",
+        "Access/permission denied",
+        "Access denied",
+        "Burst Buffer permission denied",
     ];
-    PASSING.iter().any(|passing| said.contains(passing))
+    FINAL.iter().any(|last| said.contains(last))
 }
 
 impl Told {
@@ -202,6 +259,18 @@ impl Told {
     /// Whether this is the last word, said by a queue or a database that has no other one.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.stage(), Stage::Ended | Stage::Interrupted)
+    }
+
+    /// How a job ended that Slurm has put back into its queue and lets nobody start, after a node could
+    /// not launch it; in words that follow "the trainer". What people hold is theirs to release.
+    pub(super) fn held_by_slurm(&self) -> Option<String> {
+        let is_held = self.stage() == Stage::Waits
+            && self.reason.contains("requeued")
+            && self.reason.contains("held");
+        is_held.then(|| {
+            let (id, reason) = (&self.id, self.reason.replace('_', " "));
+            format!("could not be launched, {reason} (Slurm job {id})")
+        })
     }
 
     fn stage(&self) -> Stage {

@@ -37,7 +37,8 @@ impl Bed {
             .prefix("imprint 100% ")
             .tempdir()
             .expect("make a directory");
-        let mut slurm = Slurm::new(config, dir.path().join("runs"));
+        let laboratory = laboratory(dir.path()).unwrap();
+        let mut slurm = Slurm::new(config, laboratory, dir.path().join("runs"));
         // Without the profile of whoever runs this.
         let home = dir.path().to_owned();
         slurm.commands.environment = vec![("SLURM_CONF", cluster.conf()), ("HOME", home)];
@@ -163,12 +164,9 @@ async fn a_job_is_submitted_runs_and_ends() {
     assert_eq!(lines.next(), run_dir.to_str());
     let environment: Vec<&str> = lines.collect();
     let home = format!("HOME={}", bed.dir.path().display());
-    for want in [
-        "OF_SETUP=set up",
-        &home,
-        "IMPRINT_LOG_FORMAT=json",
-        "SLURM_JOB_NAME=imprint-7",
-    ] {
+    let name = format!("SLURM_JOB_NAME={}", bed.slurm.name_of(&job));
+    assert!(name.starts_with("SLURM_JOB_NAME=imprint-") && name.ends_with("-7"));
+    for want in ["OF_SETUP=set up", &home, "IMPRINT_LOG_FORMAT=json", &name] {
         assert!(environment.contains(&want), "{want}: {log}");
     }
     assert!(

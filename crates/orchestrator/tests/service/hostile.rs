@@ -334,6 +334,7 @@ async fn what_cannot_be_right_is_refused_with_the_field_or_the_reason() {
         run_id,
         attempt: 1,
         settled_json: "{}".to_owned(),
+        ..Default::default()
     };
     row("nothing settled", said(trainers.settle_run(settle).await));
     let state = pb::SavedState {

@@ -119,6 +119,7 @@ impl Bench {
             log: String::new(),
             text: String::new(),
             waiting: String::new(),
+            offset: 0,
         })
     }
 }
@@ -129,6 +130,8 @@ struct Reading {
     log: String,
     text: String,
     waiting: String,
+    /// Of the last piece.
+    offset: u64,
 }
 
 impl Reading {
@@ -141,6 +144,7 @@ impl Reading {
         self.text += std::str::from_utf8(&piece.text).unwrap();
         self.log = piece.log;
         self.waiting = piece.waiting;
+        self.offset = piece.offset;
         true
     }
 
@@ -461,6 +465,7 @@ async fn a_log_is_read_and_followed_from_trainer_to_trainer() {
         log: log.to_owned(),
         tail_lines,
         follow,
+        at: None,
     };
     let status = bench.read_log(of_pre(false, None, "")).await.err().unwrap();
     assert_eq!(status.code(), Code::NotFound);
@@ -492,6 +497,26 @@ async fn a_log_is_read_and_followed_from_trainer_to_trainer() {
     tail.until("three\n").await;
     assert_eq!(tail.text, "three\n");
 
+    // A reading that broke off goes on behind what came.
+    let mut behind = of_pre(true, Some(1), "");
+    behind.at = Some(pb::LogPlace {
+        log: "job-1.log".to_owned(),
+        offset: "one\ntwo\n".len() as u64,
+    });
+    let mut behind = bench.read_log(behind).await.unwrap();
+    behind.until("three\n").await;
+    assert_eq!((behind.text.as_str(), behind.offset), ("three\n", 8));
+    while !behind.waiting.contains("waits for a free slot") {
+        assert!(behind.next().await, "it says why the run waits");
+    }
+    let mut elsewhere = of_pre(false, None, "job-1.log");
+    elsewhere.at = Some(pb::LogPlace {
+        log: "job-2.log".to_owned(),
+        offset: 0,
+    });
+    let status = bench.read_log(elsewhere).await.err().unwrap();
+    assert_eq!(status.code(), Code::InvalidArgument);
+
     // The next trainer.
     bench.begin(run_id).await.unwrap();
     log.write_all(b"last words\n").unwrap();
@@ -513,7 +538,42 @@ async fn a_log_is_read_and_followed_from_trainer_to_trainer() {
     bench.end(run_id, 1, failed, "it diverged").await.unwrap();
     let whole = "one\ntwo\nthree\nlast words\nanother\n";
     assert_eq!(followed.whole().await, whole);
-    assert_eq!(tail.whole().await, "three\nlast words\nanother\n");
+    for reading in [tail, behind] {
+        assert_eq!(reading.whole().await, "three\nlast words\nanother\n");
+    }
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn two_logs_of_a_job_that_was_asked_for_twice_are_followed_once() {
+    let mut bench = bench(None).await;
+    bench.submit(PRE).await.unwrap();
+    let run_id = bench.runs("pre").await[0].run_id;
+    let logs = bench.dir.path().join(format!("data/runs/{run_id}/logs"));
+    fs::create_dir_all(&logs).unwrap();
+    let says = |number: u32, text: &str| {
+        let path = logs.join(format!("job-1-slurm-{number}.log"));
+        let mut log = (fs::File::options().create(true).append(true))
+            .open(path)
+            .unwrap();
+        log.write_all(text.as_bytes()).unwrap();
+    };
+    says(9, "first\n");
+    let follow = pb::ReadLogRequest {
+        run: PRE_RUN.to_owned(),
+        follow: true,
+        ..Default::default()
+    };
+    let mut followed = bench.read_log(follow).await.unwrap();
+    followed.until("first\n").await;
+    says(10, "second\n");
+    followed.until("second\n").await;
+    // Its last word comes when another is read already.
+    says(9, "late\n");
+    says(10, "third\n");
+    followed.until("third\n").await;
+    assert_eq!(bench.cancel("pre").await, [PRE_RUN]);
+    assert_eq!(followed.whole().await, "first\nsecond\nthird\n");
     bench.shut_down().await;
 }
 

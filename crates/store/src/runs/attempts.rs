@@ -10,6 +10,10 @@ use sqlx::{PgConnection, PgPool};
 use super::{RunState, jobs};
 use crate::{Error, Store};
 
+/// Of a run that is asked to stop so often in a row before it gets any further, the fault is where it
+/// runs: it fails, for people to see that.
+const MAX_FRUITLESS_STOPS: i32 = 10;
+
 /// The process that makes an attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Process {
@@ -120,6 +124,8 @@ impl Store {
 
     /// Fixes what a run's configuration leaves open, and says what stands: the first word.
     ///
+    /// Keeps the attempt's `record` where its beginning had none.
+    ///
     /// # Errors
     /// `StaleAttempt` when the attempt is not the run's open one.
     pub async fn settle_run(
@@ -127,21 +133,25 @@ impl Store {
         run_id: i32,
         attempt: u32,
         settled: &Settled,
+        record: Option<&serde_json::Value>,
     ) -> Result<Settled, Error> {
         let settle = async {
             let mut tx = self.pool.begin().await?;
             // A later attempt that begins meanwhile is seen by what follows.
             lock_run(&mut tx, run_id).await?;
             let stands: Option<Json<Settled>> = sqlx::query_scalar(
-                "update imprint.run r set settled = coalesce(r.settled, $3)
-                 from imprint.attempt a
-                 where a.run_id = r.run_id and r.run_id = $1 and a.attempt = $2
-                   and a.ended_at is null
+                "with a as (
+                     update imprint.attempt set record = coalesce(record, $4)
+                     where run_id = $1 and attempt = $2 and ended_at is null returning run_id
+                 )
+                 update imprint.run r set settled = coalesce(r.settled, $3)
+                 from a where a.run_id = r.run_id
                  returning r.settled",
             )
             .bind(run_id)
             .bind(attempt as i32)
             .bind(Json(settled))
+            .bind(record.map(Json))
             .fetch_optional(&mut *tx)
             .await?;
             tx.commit().await?;
@@ -275,21 +285,33 @@ impl Store {
             }
             AttemptEnd::Stopped { .. } => {
                 "update imprint.run
-                 set state = case when cancel_requested then 'cancelled' else 'queued' end,
-                     finished_at = case when cancel_requested then now() end,
-                     reason = case when cancel_requested then 'cancelled' else '' end,
-                     not_before = now()
+                 set state = case when cancel_requested then 'cancelled'
+                                  when fruitless_stops >= $3 then 'failed' else 'queued' end,
+                     finished_at = case when cancel_requested or fruitless_stops >= $3
+                                        then now() end,
+                     reason = case when cancel_requested then 'cancelled'
+                                   when fruitless_stops >= $3 then format(
+                         'stopped %s times in a row before it got any further, the last time: %s; '
+                         'give its jobs more time, then retry it', fruitless_stops, $2)
+                                   else '' end,
+                     not_before = now() + make_interval(
+                         secs => case fruitless_stops when 0 then 0
+                                 else least(power(2, fruitless_stops), 60) end)
                  where run_id = $1"
             }
             AttemptEnd::Failed { .. } => {
-                "update imprint.run set state = 'failed', reason = $2, finished_at = now()
+                "update imprint.run
+                 set state = case when cancel_requested then 'cancelled' else 'failed' end,
+                     reason = case when cancel_requested then 'cancelled' else $2 end,
+                     finished_at = now()
                  where run_id = $1"
             }
         };
         let query = sqlx::query(sql).bind(run_id);
         let query = match end {
             AttemptEnd::Failed { reason } => query.bind(reason),
-            AttemptEnd::Finished | AttemptEnd::Stopped { .. } => query,
+            AttemptEnd::Stopped { reason } => query.bind(reason).bind(MAX_FRUITLESS_STOPS),
+            AttemptEnd::Finished => query,
         };
         query.execute(&mut *tx).await?;
         tx.commit().await?;
@@ -313,7 +335,8 @@ pub(super) async fn lock_run(db: &mut PgConnection, run_id: i32) -> sqlx::Result
 
 /// Closes an attempt if it is open, and notes how far the run came.
 ///
-/// An attempt that got no further than those before it is barren; one that did clears the count.
+/// An attempt that got no further than those before it is barren, or fruitless where it was asked to
+/// stop; one that did clears both counts.
 /// The caller holds the run's row.
 pub(super) async fn close(
     db: &mut PgConnection,
@@ -336,7 +359,9 @@ pub(super) async fn close(
          update imprint.run r
          set furthest_reading = greatest(r.furthest_reading, p.readings),
              barren_attempts = case when p.saved or p.readings > r.furthest_reading then 0
-                                    else r.barren_attempts end
+                                    else r.barren_attempts end,
+             fruitless_stops = case when p.saved or p.readings > r.furthest_reading then 0
+                                    else r.fruitless_stops + ($3 = 'stopped')::int end
          from closed c cross join progress p where r.run_id = c.run_id",
     )
     .bind(run_id)

@@ -28,6 +28,8 @@ pub struct Job {
     pub external_id: Option<String>,
     /// Since the executor was asked last.
     pub asked_for: Duration,
+    /// How often it was.
+    pub n_asked: u32,
     /// Since its process came to life; `None` while it waits in a queue.
     pub alive_for: Option<Duration>,
     /// Since it was first asked to save and end.
@@ -58,6 +60,7 @@ struct Row {
     request_id: String,
     external_id: Option<String>,
     asked_for: f64,
+    n_asked: i32,
     alive_for: Option<f64>,
     stopping_for: Option<f64>,
     killing_for: Option<f64>,
@@ -77,6 +80,7 @@ impl From<Row> for Job {
             request_id: row.request_id,
             external_id: row.external_id,
             asked_for: duration(row.asked_for),
+            n_asked: row.n_asked as u32,
             alive_for: row.alive_for.map(duration),
             stopping_for: row.stopping_for.map(duration),
             killing_for: row.killing_for.map(duration),
@@ -95,12 +99,12 @@ impl Store {
         lasts: Duration,
     ) -> Result<Result<Leader, String>, Error> {
         let take = async {
-            // One who renews in time keeps the number.
+            // One after whom nobody led keeps the number.
             let number: Option<i64> = sqlx::query_scalar(
                 "update imprint.leader
-                 set number = number + (number is distinct from $2 or lead_until < now())::int,
-                     holder = $1, lead_until = now() + make_interval(secs => $3)
-                 where number = $2 or lead_until < now() returning number",
+                 set number = number + (number is distinct from $2)::int,
+                     holder = $1, lead_until = clock_timestamp() + make_interval(secs => $3)
+                 where number = $2 or lead_until < clock_timestamp() returning number",
             )
             .bind(holder)
             .bind(held.map(|leader| leader.0))
@@ -194,8 +198,8 @@ impl Store {
     /// # Errors
     /// `NotLeading` when another orchestrator leads.
     pub async fn ask_again(&self, leader: Leader, run_id: i32, job: u32) -> Result<(), Error> {
-        self.change_job(leader, run_id, job, "asked_at = now()")
-            .await
+        let change = "asked_at = now(), n_asked = n_asked + 1";
+        self.change_job(leader, run_id, job, change).await
     }
 
     /// Notes that an open job is asked to save and end.
@@ -300,7 +304,7 @@ impl Store {
 }
 
 const OPEN: &str = "select j.run_id, j.job, j.executor, j.slot, j.request_id, j.external_id,
-        extract(epoch from now() - j.asked_at)::float8 as asked_for,
+        extract(epoch from now() - j.asked_at)::float8 as asked_for, j.n_asked,
         extract(epoch from now() - j.alive_at)::float8 as alive_for,
         extract(epoch from now() - j.stop_asked_at)::float8 as stopping_for,
         extract(epoch from now() - j.kill_asked_at)::float8 as killing_for,

@@ -220,28 +220,38 @@ impl Store {
     }
 
     /// Says why runs that have not ended wait: in a state, for a reason.
-    pub async fn explain_waiting(&self, waiting: &[(i32, RunState, String)]) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `NotLeading` when another orchestrator leads.
+    pub async fn explain_waiting(
+        &self,
+        leader: Leader,
+        waiting: &[(i32, RunState, String)],
+    ) -> Result<(), Error> {
         let run_ids: Vec<i32> = waiting.iter().map(|w| w.0).collect();
         let states: Vec<&str> = waiting.iter().map(|w| w.1.as_str()).collect();
         let reasons: Vec<&str> = waiting.iter().map(|w| w.2.as_str()).collect();
-        sqlx::query(
-            // Everybody holds rows in one order.
-            "with held as materialized (
-                 select run_id from imprint.run
-                 where run_id = any($1) order by run_id for no key update
-             )
-             update imprint.run r set reason = w.reason
-             from unnest($1::int4[], $2::text[], $3::text[]) as w(run_id, state, reason)
-             join held using (run_id)
-             where r.run_id = w.run_id and r.state = w.state",
-        )
-        .bind(run_ids)
-        .bind(states)
-        .bind(reasons)
-        .execute(&self.pool)
-        .await
-        .map(drop)
-        .map_err(Error::doing("say why runs wait"))
+        let mut tx = self.lead(leader).await?;
+        let explained = async {
+            sqlx::query(
+                // Everybody holds rows in one order.
+                "with held as materialized (
+                     select run_id from imprint.run
+                     where run_id = any($1) order by run_id for no key update
+                 )
+                 update imprint.run r set reason = w.reason
+                 from unnest($1::int4[], $2::text[], $3::text[]) as w(run_id, state, reason)
+                 join held using (run_id)
+                 where r.run_id = w.run_id and r.state = w.state",
+            )
+            .bind(run_ids)
+            .bind(states)
+            .bind(reasons)
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await
+        };
+        explained.await.map_err(Error::doing("say why runs wait"))
     }
 }
 
@@ -306,8 +316,18 @@ async fn lose_attempt(
             if !jobs::end(db, run_id, *job, outcome).await? {
                 return Ok(());
             }
+            // Somebody has begun an attempt by hand meanwhile: the run goes on with that.
+            let is_live = "select exists (select from imprint.attempt
+                                          where run_id = $1 and ended_at is null
+                                            and not (offline and lease_until < now()))";
+            if (sqlx::query_scalar(is_live).bind(run_id))
+                .fetch_one(&mut *db)
+                .await?
+            {
+                return Ok(());
+            }
             if *next == Next::Fail {
-                close_offline(db, run_id, reason).await?;
+                close_overdue(db, run_id, reason).await?;
             }
             &["queued", "delivering", "running"]
         }
@@ -349,8 +369,8 @@ async fn lose_attempt(
     Ok(())
 }
 
-/// Ends an open attempt that was taken offline: its run fails, so nobody will import it.
-async fn close_offline(db: &mut PgConnection, run_id: i32, reason: &str) -> sqlx::Result<()> {
+/// Ends an open attempt whose time offline is over: its run fails, so nobody will import it.
+async fn close_overdue(db: &mut PgConnection, run_id: i32, reason: &str) -> sqlx::Result<()> {
     let open: Option<i32> = sqlx::query_scalar(
         "select attempt from imprint.attempt where run_id = $1 and ended_at is null",
     )

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imprint_core::{
-    CheckpointIdentity, FactId, Injection, InjectionText, Probe, ProbeControl, RunIdentity,
-    RunSpec, Schedule, Settled, SpecHash, Standing,
+    CheckpointIdentity, FactId, Injection, InjectionText, Probe, ProbeControl, ResourcesSpec,
+    RunIdentity, RunSpec, Schedule, Settled, SpecHash, Standing,
 };
 use sha2::{Digest as _, Sha256};
 use sqlx::types::Json;
@@ -26,6 +26,8 @@ pub struct NewExperiment {
 
 /// A validated run with everything that queries need of its plan.
 pub struct NewRun {
+    /// The name that its checkpoint has in the experiment.
+    pub checkpoint: String,
     pub hash: SpecHash,
     pub spec: RunSpec,
     pub reading_steps: Arc<[u32]>,
@@ -126,17 +128,58 @@ pub struct KnownRun {
     pub begun: bool,
 }
 
-type KnownRow = (i32, String, RunState, i32, Json<Vec<u32>>, bool);
+#[derive(sqlx::FromRow)]
+struct KnownRow {
+    run_id: i32,
+    hash: String,
+    state: RunState,
+    n_updates: i32,
+    keep: Json<Vec<u32>>,
+    begun: bool,
+}
 
 impl From<KnownRow> for KnownRun {
-    fn from((run_id, hash, state, n_updates, keep, begun): KnownRow) -> Self {
+    fn from(row: KnownRow) -> Self {
         Self {
-            run_id,
-            hash: SpecHash(hash),
-            state,
-            n_updates: n_updates as u32,
-            keep: keep.0,
-            begun,
+            run_id: row.run_id,
+            hash: SpecHash(row.hash),
+            state: row.state,
+            n_updates: row.n_updates as u32,
+            keep: row.keep.0,
+            begun: row.begun,
+        }
+    }
+}
+
+/// A run of an experiment that is there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundRun {
+    pub run: KnownRun,
+    /// Its label in the experiment: the one that it has there since it was first asked for.
+    pub label: String,
+    /// Whether it takes the experiment's resources in the place of those that it had.
+    pub updated: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct FoundRow {
+    #[sqlx(flatten)]
+    known: KnownRow,
+    /// In the experiment, where it is one of its runs.
+    label: Option<String>,
+    resources: Option<Json<serde_json::Value>>,
+    /// Whether the next thing to happen to it is that it is started.
+    startable: bool,
+}
+
+impl FoundRow {
+    fn into_found(self, asked: &NewRun) -> FoundRun {
+        let resources = self.resources.map(|Json(resources)| resources);
+        let resources = resources.and_then(|r| serde_json::from_value::<ResourcesSpec>(r).ok());
+        FoundRun {
+            label: self.label.unwrap_or_else(|| asked.spec.label.clone()),
+            updated: self.startable && resources.as_ref() != Some(&asked.spec.resources),
+            run: self.known.into(),
         }
     }
 }
@@ -154,8 +197,8 @@ impl Store {
     /// The run of a label in any experiment, or of a hash.
     pub async fn known_run(&self, label: &str) -> Result<Option<KnownRun>, Error> {
         let row: Option<KnownRow> = sqlx::query_as(
-            "select r.run_id, r.hash, r.state, r.n_updates, r.spec #> '{saving,keep}',
-                    exists (select from imprint.attempt a where a.run_id = r.run_id)
+            "select r.run_id, r.hash, r.state, r.n_updates, r.spec #> '{saving,keep}' as keep,
+                    exists (select from imprint.attempt a where a.run_id = r.run_id) as begun
              from imprint.run r
              -- An imported run has no state to start from.
              where (r.hash = $1 or r.run_id = (select run_id from imprint.experiment_run
@@ -203,11 +246,13 @@ impl Store {
     /// Stores an experiment with the runs that are not there yet, and the answer that `encode` makes
     /// of those that are, in the order of the experiment's.
     ///
+    /// Runs that are there and wait to be started take the experiment's resources.
+    ///
     /// A request id that was answered before gets that answer, and nothing changes.
     pub async fn submit(
         &self,
         experiment: &NewExperiment,
-        encode: impl FnOnce(&[Option<KnownRun>]) -> Vec<u8>,
+        encode: impl FnOnce(&[Option<FoundRun>]) -> Vec<u8>,
     ) -> Result<Submission, Error> {
         store(&self.pool, experiment, encode)
             .await
@@ -221,16 +266,16 @@ impl Store {
     pub async fn try_submit(
         &self,
         experiment: &NewExperiment,
-        encode: impl FnOnce(&[Option<KnownRun>]) -> Vec<u8>,
+        encode: impl FnOnce(&[Option<FoundRun>]) -> Vec<u8>,
     ) -> Result<Submission, Error> {
         let check = async {
             let mut connection = self.pool.acquire().await?;
-            known_runs(&mut connection, experiment).await
+            found_runs(&mut connection, experiment).await
         };
-        let known = check.await;
+        let found = check.await;
         let doing = || format!("compare experiment {} with what is there", experiment.name);
-        Ok(match known.map_err(Error::doing(doing()))? {
-            Ok(known) => Submission::Answered(encode(&known)),
+        Ok(match found.map_err(Error::doing(doing()))? {
+            Ok(found) => Submission::Answered(encode(&found)),
             Err(refusal) => Submission::Refused(refusal),
         })
     }
@@ -251,7 +296,7 @@ pub(super) async fn one_wish_at_a_time(db: &mut PgConnection) -> sqlx::Result<()
 async fn store(
     pool: &PgPool,
     experiment: &NewExperiment,
-    encode: impl FnOnce(&[Option<KnownRun>]) -> Vec<u8>,
+    encode: impl FnOnce(&[Option<FoundRun>]) -> Vec<u8>,
 ) -> sqlx::Result<Submission> {
     let mut tx = pool.begin().await?;
     one_wish_at_a_time(&mut tx).await?;
@@ -263,8 +308,8 @@ async fn store(
     {
         return Ok(Submission::Answered(answer));
     }
-    let known = match known_runs(&mut tx, experiment).await? {
-        Ok(known) => known,
+    let found = match found_runs(&mut tx, experiment).await? {
+        Ok(found) => found,
         Err(refusal) => return Ok(Submission::Refused(refusal)),
     };
     let experiment_id: i32 = sqlx::query_scalar(
@@ -275,33 +320,38 @@ async fn store(
     .bind(&experiment.toml)
     .fetch_one(&mut *tx)
     .await?;
-    let mut run_ids = Vec::with_capacity(experiment.runs.len());
+    let mut runs_of = Vec::with_capacity(experiment.runs.len());
     let mut new_runs = Vec::new();
-    for (run, known) in experiment.runs.iter().zip(&known) {
-        match known {
-            Some(known) => {
-                keep_more(&mut tx, known, run).await?;
-                run_ids.push((known.run_id, run.spec.label.as_str()));
+    let mut updated = Vec::new();
+    for (run, found) in experiment.runs.iter().zip(&found) {
+        match found {
+            Some(found) => {
+                keep_more(&mut tx, &found.run, run).await?;
+                runs_of.push((found.run.run_id, run));
+                updated.extend(found.updated.then_some((found.run.run_id, run)));
             }
             None => new_runs.push(run),
         }
     }
-    let old_ids: Vec<i32> = run_ids.iter().map(|&(run_id, _)| run_id).collect();
+    update_resources(&mut tx, &updated).await?;
+    let old_ids: Vec<i32> = runs_of.iter().map(|&(run_id, _)| run_id).collect();
     let mut probe_sets = ProbeSets::default();
     for runs in new_runs.chunks(RUNS_AT_ONCE) {
         let inserted = insert_runs(&mut tx, runs, &mut probe_sets).await?;
-        let labels = runs.iter().map(|run| run.spec.label.as_str());
-        run_ids.extend(inserted.into_iter().zip(labels));
+        runs_of.extend(inserted.into_iter().zip(runs.iter().copied()));
     }
-    let (run_ids, labels): (Vec<i32>, Vec<&str>) = run_ids.into_iter().unzip();
+    let (run_ids, runs): (Vec<i32>, Vec<&NewRun>) = runs_of.into_iter().unzip();
+    let labels: Vec<&str> = runs.iter().map(|run| run.spec.label.as_str()).collect();
+    let checkpoints: Vec<&str> = runs.iter().map(|run| run.checkpoint.as_str()).collect();
     sqlx::query(
-        "insert into imprint.experiment_run (experiment_id, run_id, label)
-         select $1, * from unnest($2::int4[], $3::text[])
+        "insert into imprint.experiment_run (experiment_id, run_id, label, checkpoint)
+         select $1, * from unnest($2::int4[], $3::text[], $4::text[])
          on conflict (experiment_id, run_id) do nothing",
     )
     .bind(experiment_id)
     .bind(run_ids)
     .bind(labels)
+    .bind(checkpoints)
     .execute(&mut *tx)
     .await?;
     // Somebody wants them again before they have ended.
@@ -315,7 +365,7 @@ async fn store(
     .bind(old_ids)
     .execute(&mut *tx)
     .await?;
-    let answer = encode(&known);
+    let answer = encode(&found);
     sqlx::query(
         "insert into imprint.submission (request_id, experiment_id, response)
          values ($1, $2, $3)",
@@ -330,10 +380,10 @@ async fn store(
 }
 
 /// For each run of the experiment the run that is there already.
-async fn known_runs(
+async fn found_runs(
     db: &mut PgConnection,
     experiment: &NewExperiment,
-) -> sqlx::Result<Result<Vec<Option<KnownRun>>, Refusal>> {
+) -> sqlx::Result<Result<Vec<Option<FoundRun>>, Refusal>> {
     let runs = &experiment.runs;
     let labels: Vec<&str> = runs.iter().map(|run| run.spec.label.as_str()).collect();
     let hashes: Vec<&str> = runs.iter().map(|run| run.hash.0.as_str()).collect();
@@ -357,18 +407,27 @@ async fn known_runs(
     let is_taken: BTreeMap<&str, &str> = (owners.iter())
         .map(|(label, hash)| (label.as_str(), hash.as_str()))
         .collect();
-    let rows: Vec<KnownRow> = sqlx::query_as(
-        "select r.run_id, r.hash, r.state, r.n_updates, r.spec #> '{saving,keep}',
-                exists (select from imprint.attempt a where a.run_id = r.run_id)
-         from imprint.run r where r.hash = any($1) order by r.run_id for no key update",
+    // Of a job that waits in an executor's queue the resources are asked for already.
+    let rows: Vec<FoundRow> = sqlx::query_as(
+        "select r.run_id, r.hash, r.state, r.n_updates, r.spec #> '{saving,keep}' as keep,
+                exists (select from imprint.attempt a where a.run_id = r.run_id) as begun,
+                (select e.label
+                 from imprint.experiment_run e join imprint.experiment x using (experiment_id)
+                 where e.run_id = r.run_id and x.name = $2) as label,
+                r.spec -> 'resources' as resources,
+                r.state in ('failed', 'cancelled') or r.state = 'queued' and not exists (
+                    select from imprint.job j where j.run_id = r.run_id and j.ended_at is null)
+                    as startable
+         from imprint.run r where r.hash = any($1) order by r.run_id for no key update of r",
     )
     .bind(&hashes)
+    .bind(&experiment.name)
     .fetch_all(db)
     .await?;
-    let mut known: BTreeMap<String, KnownRun> = (rows.into_iter())
-        .map(|row| (row.1.clone(), KnownRun::from(row)))
+    let mut rows: BTreeMap<String, FoundRow> = (rows.into_iter())
+        .map(|row| (row.known.hash.clone(), row))
         .collect();
-    let mut known_runs = Vec::with_capacity(runs.len());
+    let mut found_runs = Vec::with_capacity(runs.len());
     for run in runs {
         let label = || run.spec.label.clone();
         if is_taken
@@ -377,17 +436,45 @@ async fn known_runs(
         {
             return Ok(Err(Refusal::LabelTaken { label: label() }));
         }
-        let known = known.remove(&run.hash.0);
-        if let Some(known) = &known
-            && known.begun
-            && let Some(&step) = missing_keeps(known, run).first()
+        let row = rows.remove(&run.hash.0);
+        let found = row.map(|row| row.into_found(run));
+        if let Some(found) = &found
+            && found.run.begun
+            && let Some(&step) = missing_keeps(&found.run, run).first()
         {
-            let label = label();
+            let label = found.label.clone();
             return Ok(Err(Refusal::BegunWithoutKeeping { label, step }));
         }
-        known_runs.push(known);
+        found_runs.push(found);
     }
-    Ok(Ok(known_runs))
+    Ok(Ok(found_runs))
+}
+
+/// Gives runs that wait to be started the resources that they are now asked to have.
+async fn update_resources(db: &mut PgConnection, runs: &[(i32, &NewRun)]) -> sqlx::Result<()> {
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let run_ids: Vec<i32> = runs.iter().map(|&(run_id, _)| run_id).collect();
+    let resources = runs.iter().map(|(_, run)| Json(&run.spec.resources));
+    sqlx::query(
+        "with changed as (
+             update imprint.run r set spec = jsonb_set(r.spec, '{resources}', u.resources)
+             from unnest($1::int4[], $2::jsonb[]) as u(run_id, resources)
+             where r.run_id = u.run_id
+             returning r.run_id, u.resources
+         )
+         insert into imprint.event (run_id, event, kind, detail)
+         select run_id, 1 + coalesce((select max(e.event) from imprint.event e
+                                      where e.run_id = c.run_id), 0),
+                'resources', resources::text
+         from changed c",
+    )
+    .bind(run_ids)
+    .bind(resources.collect::<Vec<_>>())
+    .execute(db)
+    .await
+    .map(drop)
 }
 
 /// Steps whose state the run is now asked to keep and was not before; the last is always kept.

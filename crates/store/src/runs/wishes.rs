@@ -160,7 +160,7 @@ async fn retry(
         "with queued as (
              update imprint.run r
              set state = 'queued', reason = '', cancel_requested = false, barren_attempts = 0,
-                 not_before = now(), finished_at = null,
+                 fruitless_stops = 0, not_before = now(), finished_at = null,
                  -- A run without a state begins anew, and may choose otherwise.
                  settled = case when exists (select from imprint.saved_state s
                                              where s.run_id = r.run_id) then r.settled end

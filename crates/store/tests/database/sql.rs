@@ -50,6 +50,7 @@ pub(crate) fn run_data(
         scenario: study.scenario_name.clone(),
         batch_size: study.batch_size,
         seed: 0,
+        repeat: 0,
         n_updates: study.n_updates,
         tokens_per_step: u64::from(study.batch_size) * u64::from(study.seq_len),
         span,

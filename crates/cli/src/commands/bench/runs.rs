@@ -37,6 +37,7 @@ pub(super) fn experiment(load: &Load) -> Result<NewExperiment, Failure> {
     let runs = (0..load.trainers).map(|trainer| {
         let spec = spec(&name, trainer, n_updates, &scenario);
         NewRun {
+            checkpoint: "simulated".to_owned(),
             hash: spec.identity.hash(),
             spec,
             reading_steps: (0..=n_updates).collect(),

@@ -28,7 +28,10 @@ pub(super) struct TestRow {
 }
 
 /// A row for every arm that has held-out facts beside it and was read long enough.
-pub(super) fn rows(runs: &[RunData], settings: &Settings) -> Vec<TestRow> {
+pub(super) fn rows<'a>(
+    runs: impl Iterator<Item = &'a RunData>,
+    settings: &Settings,
+) -> Vec<TestRow> {
     let of_run = |run: &RunData| -> Vec<TestRow> {
         run.arms()
             .into_iter()
@@ -53,7 +56,7 @@ pub(super) fn rows(runs: &[RunData], settings: &Settings) -> Vec<TestRow> {
             })
             .collect()
     };
-    runs.iter().flat_map(of_run).collect()
+    runs.flat_map(of_run).collect()
 }
 
 const HEADINGS: [&str; 8] = [

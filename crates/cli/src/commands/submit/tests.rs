@@ -37,6 +37,7 @@ fn submitted(states: &[pb::RunState]) -> pb::SubmitExperimentResponse {
         run: format!("demo/late-once-b4-s{seed}"),
         hash: "0123456789abcdef".to_owned(),
         new: *state == pb::RunState::Unspecified,
+        updated: *state == pb::RunState::Queued,
         n_updates: 250,
         n_readings: 161,
         n_probes: 540,
@@ -55,6 +56,7 @@ fn submitted(states: &[pb::RunState]) -> pb::SubmitExperimentResponse {
 
 const NEW: pb::RunState = pb::RunState::Unspecified;
 const COMPLETE: pb::RunState = pb::RunState::Complete;
+const QUEUED: pb::RunState = pb::RunState::Queued;
 
 #[test]
 fn the_table_says_what_the_runs_will_be() {
@@ -89,6 +91,18 @@ fn the_last_line_says_what_is_new() {
         (
             line(&[NEW, COMPLETE], true),
             expect!["1 new, 1 there before (1 complete); nothing was stored (--dry-run)"],
+        ),
+        (
+            line(&[COMPLETE, QUEUED, QUEUED], false),
+            expect![
+                "nothing new: all 3 runs are there (1 complete, 2 queued); updated 2, which get the file's `resources`"
+            ],
+        ),
+        (
+            line(&[QUEUED, NEW], true),
+            expect![
+                "1 new, 1 there before (1 queued); 1 would get the file's `resources`; nothing was stored (--dry-run)"
+            ],
         ),
         (
             line(&[COMPLETE], true),

@@ -377,6 +377,24 @@ fn impossible_matrices_say_what_to_do() {
             ]],
         ),
         (
+            one_cell(
+                "[[checkpoint]]\nname = 'early'\nrun = 'x/y'\nstep = 1\n\
+                 [[matrix.zip]]\ncheckpoint = ['late']\ninjection.count = [1]",
+            ),
+            expect![[
+                r#"tiny.toml: line 35: `checkpoint.name`: no cell of the matrix has "early", so it would not be run: name it in `matrix.zip` or `matrix.include`, leave out less, or remove its table"#
+            ]],
+        ),
+        (
+            one_cell(
+                "[[checkpoint]]\nname = 'early'\nrun = 'x/y'\nstep = 1\n\
+                 [[matrix.exclude]]\ncheckpoint = 'late'",
+            ),
+            expect![[
+                r#"tiny.toml: line 17: `checkpoint.name`: no cell of the matrix has "late", so it would not be run: name it in `matrix.zip` or `matrix.include`, leave out less, or remove its table"#
+            ]],
+        ),
+        (
             one_cell("[[matrix.exclude]]\nseed = 4"),
             expect!["tiny.toml: line 35: `matrix.exclude.seed`: no cell has 4; its values are 0"],
         ),

@@ -6,7 +6,14 @@ fn logs_come_in_the_order_of_their_jobs() {
     let write = |name: &str| fs::write(dir.path().join(name), "said").unwrap();
     // Before jobs had numbers.
     write("trainer-1.log");
-    for name in ["job-10.log", "job-9.log", "job-2-4711.log", "notes.txt"] {
+    // The first of a job that was asked for twice has the last word.
+    for name in [
+        "job-10.log",
+        "job-9.log",
+        "job-2-slurm-10001.log",
+        "job-2-slurm-9999.log",
+        "notes.txt",
+    ] {
         write(name);
     }
     fs::create_dir(dir.path().join("job-11.log")).unwrap();
@@ -14,7 +21,13 @@ fn logs_come_in_the_order_of_their_jobs() {
     let names: Vec<String> = list(dir.path()).into_iter().map(|log| log.name).collect();
     assert_eq!(
         names,
-        ["trainer-1.log", "job-2-4711.log", "job-9.log", "job-10.log"]
+        [
+            "trainer-1.log",
+            "job-2-slurm-9999.log",
+            "job-2-slurm-10001.log",
+            "job-9.log",
+            "job-10.log"
+        ]
     );
     assert_eq!(list(&dir.path().join("nothing")), []);
 }

@@ -51,14 +51,11 @@ fn the_distance_counts_letters() {
     }
 }
 
-#[test]
-fn a_status_names_them_for_programs_too() {
+#[tokio::test]
+async fn a_status_names_them_for_programs_too() {
     use tonic_types::StatusExt as _;
-    let status = not_found(
-        "there is no experiment `mien`",
-        "mien",
-        &["mine".to_owned()],
-    );
+    let known = vec!["mine".to_owned()];
+    let status = not_found("there is no experiment `mien`", "mien", known).await;
     assert_eq!(status.code(), Code::NotFound);
     assert_eq!(
         status.message(),

@@ -8,8 +8,8 @@ const ENDED_AT: u64 = 1_795_423_546;
 /// A line as `squeue` of 22.05 prints it.
 fn line(id: u32, state: &str, exit: u32, n_restarts: u32, nodes: &str, reason: &str) -> String {
     format!(
-        "{id:<16}|{state:<24}|{exit:<12}|{n_restarts:<12}|{ENDED_AT:<24}|{nodes:<64}|{reason:<160}|\
-         {:<128}|{:<64}|",
+        "{id:<16}|{state:<24}|{exit:<12}|{n_restarts:<12}|{ENDED_AT:<24}|{nodes:<64}|{:<128}|\
+         {reason:<160}|{:<64}|",
         "imprint-7", REQUEST
     )
 }
@@ -19,6 +19,12 @@ fn job(external_id: Option<&str>) -> Job {
         external_id: external_id.map(str::to_owned),
         ..asked_job(7, 3, REQUEST)
     }
+}
+
+/// All that is told, where all can be read.
+#[track_caller]
+fn squeue(text: &str) -> Vec<Told> {
+    of_squeue(text, &["imprint-7".to_owned()]).expect("every line can be read")
 }
 
 #[track_caller]
@@ -31,7 +37,22 @@ fn only(told: Vec<Told>) -> Told {
 #[track_caller]
 fn phase(line: &str) -> Phase {
     let now = Duration::from_secs(ENDED_AT + 3600);
-    only(of_squeue(line)).phase(now, REQUEUE_EXIT)
+    only(squeue(line)).phase(now, REQUEUE_EXIT)
+}
+
+#[test]
+fn only_what_slurm_itself_holds_is_given_up() {
+    let held = |state, reason| only(squeue(&line(12, state, 0, 1, "", reason))).held_by_slurm();
+    for reason in ["launch failed requeued held", "launch_failed_requeued_held"] {
+        assert_eq!(
+            held("PENDING", reason).as_deref(),
+            Some("could not be launched, launch failed requeued held (Slurm job 12)")
+        );
+    }
+    for reason in ["JobHeldUser", "JobHeldAdmin", "BeginTime"] {
+        assert_eq!(held("PENDING", reason), None);
+    }
+    assert_eq!(held("RUNNING", "launch failed requeued held"), None);
 }
 
 #[test]
@@ -184,7 +205,7 @@ fn a_preempted_job_has_a_minute_to_be_requeued() {
             "lost its node and was not requeued (Slurm job 12 on node1)",
         ),
     ] {
-        let told = only(of_squeue(&line(12, state, 0, 0, "node1", "None")));
+        let told = only(squeue(&line(12, state, 0, 0, "node1", "None")));
         let at = |seconds: u64| told.phase(Duration::from_secs(ENDED_AT + seconds), REQUEUE_EXIT);
         let reason = format!("Slurm job 12 waits: {state}");
         assert_eq!(at(59), Phase::Waiting { reason });
@@ -211,7 +232,7 @@ fn accounting_tells_how_jobs_ended() {
 Slurm says something else
 "
     );
-    let told = of_sacct(&records);
+    let told = of_sacct(&records, &["imprint-7".to_owned()]).expect("all can be read");
     let ends = told
         .iter()
         .map(|told| match told.phase(Duration::MAX, REQUEUE_EXIT) {
@@ -237,7 +258,7 @@ Slurm says something else
 #[test]
 fn a_job_is_known_by_its_request_and_not_by_its_number_alone() {
     let known = |text: &str, external_id| {
-        let told = of_squeue(text);
+        let told = squeue(text);
         pick(&told, &job(external_id), "imprint-7").map(|told| told.id.clone())
     };
     let ours = line(12, "RUNNING", 0, 0, "node1", "None");
@@ -256,33 +277,116 @@ fn a_job_is_known_by_its_request_and_not_by_its_number_alone() {
     }
     // Submitted twice because an answer got lost.
     let refused = line(11, "FAILED", 1, 0, "", "BadConstraints");
-    let text = [refused.clone(), ours, "imprint|is|no|job".to_owned()].join("\n");
+    let text = [refused.clone(), ours, "slurm|is|no|job".to_owned()].join("\n");
     assert_eq!(known(&text, None).as_deref(), Some("12"));
     assert_eq!(known(&refused, None).as_deref(), Some("11"));
 }
 
+/// Whatever stands in the columns of free text, a job is found; and one that cannot be read is not
+/// missing.
 #[test]
-fn what_is_wrong_with_slurm_passes_and_what_is_wrong_with_a_request_does_not() {
+fn a_line_about_a_job_of_ours_is_never_left_out() {
+    let odd = line(12, "PENDING", 0, 0, "", "drained | ask Eve");
+    let found = squeue(&odd);
+    let found = pick(&found, &job(None), "imprint-7").expect("by its request");
+    assert_eq!(found.reason, "drained");
+
+    let names = ["imprint-7".to_owned(), "imprint-8".to_owned()];
+    let ours = line(12, "RUNNING", 0, 0, "node1", "None");
+    let torn = &ours[..ours.find("imprint-7").expect("a name") + "imprint-7".len()];
+    let of_an_array = ours.replacen("12 ", "12_1", 1);
+    for unreadable in [torn, &of_an_array] {
+        let text = format!("{ours}\n{unreadable}\n");
+        let problem = of_squeue(&text, &names).expect_err("a job is there");
+        assert!(
+            problem.starts_with("a line about a job of ours cannot be read: `12"),
+            "{problem}"
+        );
+        assert!(problem.contains("|imprint-7"), "{problem}");
+        // Somebody else's.
+        let others = of_squeue(&text, &["imprint-9".to_owned()]);
+        assert_eq!(others.map(|told| told.len()), Ok(1));
+    }
+    let problem = of_sacct("1|COMPLETED|??|node1|imprint-8|", &names);
+    assert!(problem.is_err(), "{problem:?}");
+}
+
+#[test]
+fn only_what_is_wrong_with_a_request_is_final() {
     let failed = |why: &str| {
-        is_passing(&format!(
+        is_final(&format!(
             "sbatch: error: Batch job submission failed: {why}"
         ))
     };
     for why in [
         "Unable to contact slurm controller (connect failure)",
         "Socket timed out on send/recv operation",
+        "Zero Bytes were transmitted or received",
         "Slurm temporarily unable to accept job, sleeping and retrying",
+        "Slurm backup controller in standby mode",
+        "Controller is in standby mode, try a different controller",
         "Protocol authentication error",
+        "Invalid authentication credential",
+        "Invalid user id",
+        "Error generating job credential",
+        "Resource temporarily unavailable",
+        "Partition in DOWN state",
+        "Required partition not available (inactive or drain)",
+        "Required node not available (down, drained or reserved)",
+        "Requested partition configuration not available now",
+        "Requested reservation not usable now",
+        "System submissions disabled",
+        "Unable to create job record, try again",
+        "I/O error writing script/environment to file",
         "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+        "Unspecified error",
+        "Something of a later version",
     ] {
-        assert!(failed(why), "{why}");
+        assert!(!failed(why), "{why}");
+    }
+    for said in [
+        "sbatch: error: AssocMaxSubmitJobLimit; sbatch: error: Batch job submission failed: Job \
+         violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+        "sbatch: error: QOSMaxSubmitJobPerUserLimit",
+        "sbatch: error: fetch_config: DNS SRV lookup failed; sbatch: fatal: Could not establish a \
+         configuration source",
+        "sbatch: error: Munge encode failed: Failed to access \"/run/munge\": Permission denied",
+        "sbatch: error: Unable to open file /lab/runs/7/jobs/1.sh",
+        "sbatch: error: cli_filter plugin terminated with error",
+    ] {
+        assert!(!is_final(said), "{said}");
     }
     for why in [
         "Invalid partition name specified",
-        "Requested node configuration is not available",
+        "No partition specified or system default partition",
+        "User's group not permitted to use this partition",
+        "Job's QOS not permitted to use this partition (gpu allows high not low)",
         "Invalid account or account/partition combination specified",
         "Invalid qos specification",
+        "Invalid feature specification",
+        "Invalid generic resource (gres) specification",
+        "Requested node configuration is not available",
+        "Requested nodes not in this partition",
+        "Invalid node name specified",
+        "Node count specification invalid",
+        "More processors requested than permitted",
+        "Memory required by task is not available",
+        "Requested time limit is invalid (missing or exceeds some limit)",
+        "Access/permission denied",
+        "Access denied to requested reservation",
+        "Requested operation not supported on this system",
     ] {
-        assert!(!failed(why), "{why}");
+        assert!(failed(why), "{why}");
+    }
+    for said in [
+        "sbatch: unrecognized option '--partion=gpu'; Try \"sbatch --help\" for more information",
+        "sbatch: option '--no' is ambiguous; possibilities: '--nodes' '--no-kill'",
+        "sbatch: error: Invalid numeric value \"x\" for --cpus-per-task.",
+        "sbatch: error: Invalid --mem specification",
+        "sbatch: error: This does not look like a batch script.  The first",
+        "sbatch: error: QOSMaxWallDurationPerJobLimit; sbatch: error: Batch job submission failed: \
+         Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+    ] {
+        assert!(is_final(said), "{said}");
     }
 }

@@ -53,7 +53,7 @@ class SubmitExperimentResponse(_message.Message):
     def __init__(self, experiment: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[SubmittedRun, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ...) -> None: ...
 
 class SubmittedRun(_message.Message):
-    __slots__ = ("run", "hash", "new", "n_updates", "n_readings", "n_probes", "n_tokens", "max_injected_share", "n_probe_tokens", "state")
+    __slots__ = ("run", "hash", "new", "n_updates", "n_readings", "n_probes", "n_tokens", "max_injected_share", "n_probe_tokens", "state", "updated")
     RUN_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
     NEW_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,7 @@ class SubmittedRun(_message.Message):
     MAX_INJECTED_SHARE_FIELD_NUMBER: _ClassVar[int]
     N_PROBE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
     run: str
     hash: str
     new: bool
@@ -74,7 +75,8 @@ class SubmittedRun(_message.Message):
     max_injected_share: float
     n_probe_tokens: int
     state: RunState
-    def __init__(self, run: _Optional[str] = ..., hash: _Optional[str] = ..., new: bool = ..., n_updates: _Optional[int] = ..., n_readings: _Optional[int] = ..., n_probes: _Optional[int] = ..., n_tokens: _Optional[int] = ..., max_injected_share: _Optional[float] = ..., n_probe_tokens: _Optional[int] = ..., state: _Optional[_Union[RunState, str]] = ...) -> None: ...
+    updated: bool
+    def __init__(self, run: _Optional[str] = ..., hash: _Optional[str] = ..., new: bool = ..., n_updates: _Optional[int] = ..., n_readings: _Optional[int] = ..., n_probes: _Optional[int] = ..., n_tokens: _Optional[int] = ..., max_injected_share: _Optional[float] = ..., n_probe_tokens: _Optional[int] = ..., state: _Optional[_Union[RunState, str]] = ..., updated: bool = ...) -> None: ...
 
 class Estimate(_message.Message):
     __slots__ = ("n_runs", "n_tokens", "n_probe_tokens", "n_readings", "database_bytes", "device_hours", "groups")
@@ -358,26 +360,38 @@ class RunEvent(_message.Message):
     def __init__(self, event: _Optional[int] = ..., happened_unix_ms: _Optional[int] = ..., kind: _Optional[str] = ..., attempt: _Optional[int] = ..., job: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class ReadLogRequest(_message.Message):
-    __slots__ = ("run", "log", "tail_lines", "follow")
+    __slots__ = ("run", "log", "tail_lines", "follow", "at")
     RUN_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     TAIL_LINES_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
     run: str
     log: str
     tail_lines: int
     follow: bool
-    def __init__(self, run: _Optional[str] = ..., log: _Optional[str] = ..., tail_lines: _Optional[int] = ..., follow: bool = ...) -> None: ...
+    at: LogPlace
+    def __init__(self, run: _Optional[str] = ..., log: _Optional[str] = ..., tail_lines: _Optional[int] = ..., follow: bool = ..., at: _Optional[_Union[LogPlace, _Mapping]] = ...) -> None: ...
+
+class LogPlace(_message.Message):
+    __slots__ = ("log", "offset")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    offset: int
+    def __init__(self, log: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class ReadLogResponse(_message.Message):
-    __slots__ = ("log", "text", "waiting")
+    __slots__ = ("log", "text", "waiting", "offset")
     LOG_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     log: str
     text: bytes
     waiting: str
-    def __init__(self, log: _Optional[str] = ..., text: _Optional[bytes] = ..., waiting: _Optional[str] = ...) -> None: ...
+    offset: int
+    def __init__(self, log: _Optional[str] = ..., text: _Optional[bytes] = ..., waiting: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class CancelExperimentRequest(_message.Message):
     __slots__ = ("name", "run")

@@ -535,7 +535,7 @@ impl World {
                         let problem = Some("does not answer".to_owned());
                         (Sight::Unseen { problem }, None)
                     }
-                    None => (Sight::Unknown, None),
+                    None => (Sight::Unknown { problem: None }, None),
                     Some(entry) => {
                         let sight = match &entry.state {
                             State::Queued => waiting("Priority"),
@@ -652,13 +652,15 @@ impl World {
         if !held && until > self.now {
             return None;
         }
-        if !held || until <= self.now {
+        if !held {
             self.leader.0 += 1;
-            self.tally.takeovers += u32::from(!held && number > 0);
+            self.tally.takeovers += u32::from(number > 0);
             self.say(|| format!("orchestrator {who} leads"));
             // What it remembers from an earlier lead is worth nothing.
             self.orchestrators[who].view.clear();
             self.orchestrators[who].listed.clear();
+        }
+        if !held || until <= self.now {
             // It cannot know who was heard meanwhile.
             self.leases_from = self.now + self.limits.lease;
         }
@@ -718,6 +720,7 @@ impl World {
                         slot,
                         request_id,
                         external_id: None,
+                        n_asked: 1,
                         ..job(run_id)
                     },
                     asked_at: now,
@@ -733,6 +736,7 @@ impl World {
                     return;
                 };
                 job.asked_at = now;
+                job.job.n_asked += 1;
                 self.tally.asked_again += 1;
                 self.submit(who, run_id);
             }

@@ -407,6 +407,8 @@ fn is_a_site_file(text: &str, of: &str) {
     let out = output(
         imprint(&home)
             .args(["serve", "orchestrator", "--site", "site.toml"])
+            .env("IMPRINT_ADVERTISE", "https://lab.example:7432")
+            .env("IMPRINT_METRICS", "https://lab.example:7431")
             .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"),
         LIMIT,
     );

@@ -1,5 +1,6 @@
 //! A whole laboratory for end-to-end tests: real processes, real Postgres, real gRPC.
 
+pub mod locked_lab;
 pub mod simulated;
 
 use std::collections::BTreeMap;

@@ -4,130 +4,41 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use imprint_e2e::{ANSWER_WITHIN, STOP_WITHIN, TINY, experiment, log, training, write_world};
-use imprint_testkit::{
-    Authority, Certificate, ChildGuard, Home, TestDb, bin, free_port, output, wait_until,
-};
+use imprint_e2e::locked_lab::Locked;
+use imprint_e2e::{ANSWER_WITHIN, STOP_WITHIN, TINY, experiment, training};
+use imprint_testkit::{Home, bin, output, wait_until};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-struct Locked {
-    // They end in this order.
-    home: Home,
-    db: TestDb,
-    authority: Authority,
-    server: Certificate,
-    client: Certificate,
-    metrics_port: u16,
-    orchestrator_port: u16,
-}
-
-impl Locked {
-    async fn new() -> Self {
-        let home = Home::new();
-        write_world(home.path());
-        let authority = Authority::new(home.path(), "authority");
-        Self {
-            db: TestDb::start().await,
-            server: authority.issue("server"),
-            client: authority.issue("client"),
-            authority,
-            home,
-            metrics_port: free_port(),
-            orchestrator_port: free_port(),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    /// A command of somebody who has a certificate.
-    fn imprint(&self) -> Command {
-        let mut command = Command::new(bin("imprint"));
-        command
-            .current_dir(self.home.path())
-            .env("DATABASE_URL", &self.db.url)
-            .env("IMPRINT_DATA_DIR", self.home.data_dir())
-            .env(
-                "IMPRINT_METRICS",
-                format!("https://127.0.0.1:{}", self.metrics_port),
-            )
-            .env(
-                "IMPRINT_ORCHESTRATOR",
-                format!("https://127.0.0.1:{}", self.orchestrator_port),
-            )
-            .env("IMPRINT_CA", &self.authority.path)
-            .env("IMPRINT_CLIENT_CERT", &self.client.path)
-            .env("IMPRINT_CLIENT_KEY", &self.client.key);
-        command
-    }
-
-    #[track_caller]
-    fn says(&self, token: Option<&str>, arguments: &[&str]) -> Output {
-        let mut command = self.imprint();
-        if let Some(name) = token {
-            command.env("IMPRINT_TOKEN_FILE", self.path(name));
-        }
-        output(command.args(arguments), ANSWER_WITHIN)
-    }
-
-    #[track_caller]
-    fn prints(&self, token: Option<&str>, arguments: &[&str]) -> String {
-        let out = self.says(token, arguments);
-        let stderr = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "imprint {arguments:?}: {stderr}");
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
-
-    fn serve(&self, role: &str, port: u16, more: &[&str]) -> ChildGuard {
-        let log = log(&self.path(&format!("{role}.log")));
-        ChildGuard::spawn_patiently(
-            self.imprint()
-                .args(["serve", role, "--tokens", "--listen"])
-                .arg(format!("127.0.0.1:{port}"))
-                .args(more)
-                .env("IMPRINT_TLS_CERT", &self.server.path)
-                .env("IMPRINT_TLS_KEY", &self.server.key)
-                .env("IMPRINT_CLIENT_CA", &self.authority.path)
-                .env("RUST_LOG", "trace")
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().expect("share the log"))
-                .stderr(log),
-            STOP_WITHIN,
-        )
-    }
-
-    /// Everything that lies on the disk.
-    fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let mut files = Vec::new();
-        let mut look_in = vec![self.home.path().to_owned()];
-        while let Some(dir) = look_in.pop() {
-            for entry in fs::read_dir(dir).expect("list a directory") {
-                let path = entry.expect("list a directory").path();
-                if path.is_dir() {
-                    look_in.push(path);
-                } else {
-                    let bytes = fs::read(&path).expect("read a file");
-                    files.push((path, bytes));
-                }
+/// Everything that lies on the disk.
+fn files(home: &Home) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut look_in = vec![home.path().to_owned()];
+    while let Some(dir) = look_in.pop() {
+        for entry in fs::read_dir(dir).expect("list a directory") {
+            let path = entry.expect("list a directory").path();
+            if path.is_dir() {
+                look_in.push(path);
+            } else {
+                let bytes = fs::read(&path).expect("read a file");
+                files.push((path, bytes));
             }
         }
-        files
     }
+    files
+}
 
-    /// The arguments and the environment of every process, which others on the machine may see.
-    fn processes(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let pids = self.home.pids().into_iter();
-        pids.flat_map(|pid| ["cmdline", "environ"].map(|what| format!("/proc/{pid}/{what}").into()))
-            // It may have ended this very moment.
-            .filter_map(|path: PathBuf| fs::read(&path).ok().map(|bytes| (path, bytes)))
-            .collect()
-    }
+/// The arguments and the environment of every process, which others on the machine may see.
+fn processes(home: &Home) -> Vec<(PathBuf, Vec<u8>)> {
+    let pids = home.pids().into_iter();
+    pids.flat_map(|pid| ["cmdline", "environ"].map(|what| format!("/proc/{pid}/{what}").into()))
+        // It may have ended this very moment.
+        .filter_map(|path: PathBuf| fs::read(&path).ok().map(|bytes| (path, bytes)))
+        .collect()
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
@@ -149,23 +60,7 @@ fn secret(path: &Path) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
     let lab = Locked::new().await;
-    let trainer = bin("imprint-trainer");
-    let mut orchestrator = lab.serve(
-        "orchestrator",
-        lab.orchestrator_port,
-        &[
-            "--slots",
-            "1",
-            "--trainer",
-            trainer.to_str().expect("a path of text"),
-        ],
-    );
-    // The key is made by whoever signs with it.
-    wait_until(LIMIT, "the public key is there", || async {
-        lab.path("data/token-key.pem.pub").exists()
-    })
-    .await;
-    let mut metrics = lab.serve("metrics", lab.metrics_port, &[]);
+    let services = lab.serve_all(&["--slots", "1"]).await;
 
     lab.prints(None, &["token", "create", "anna", "--out", "anna.token"]);
     lab.prints(
@@ -190,15 +85,7 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
         "{listed}"
     );
     assert!(!listed.contains(&shown), "{listed}");
-    wait_until(LIMIT, "the services answer", || async {
-        lab.says(Some("anna.token"), &["list"]).status.success()
-            && lab
-                .says(Some("anna.token"), &["verify", "none/none"])
-                .status
-                .code()
-                == Some(2)
-    })
-    .await;
+    lab.answers("anna.token").await;
 
     let toml = experiment(
         "locked",
@@ -227,7 +114,7 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
     lab.prints(Some("anna.token"), &["submit", "locked.toml"]);
     let mut in_view = Vec::new();
     wait_until(LIMIT, "a trainer runs", || {
-        in_view = lab.processes();
+        in_view = processes(&lab.home);
         let runs = in_view.iter().any(|(_, bytes)| contains(bytes, "--run-id"));
         async move { runs }
     })
@@ -246,7 +133,7 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert!(stderr.contains("revoked"), "{stderr}");
 
-    for service in [&mut orchestrator, &mut metrics] {
+    for mut service in services {
         service.signal(Signal::SIGTERM);
         assert!(
             service.wait(STOP_WITHIN).is_some(),
@@ -272,7 +159,7 @@ async fn a_run_behind_locked_doors_leaves_no_secret_anywhere() {
         "imprint-run.",
         "Bearer imprint",
     ];
-    let files = lab.files();
+    let files = files(&lab.home);
     let is_log = |path: &Path| path.extension().is_some_and(|e| e == "log");
     let logs = files.iter().filter(|(path, _)| is_log(path));
     assert!(logs.clone().count() >= 3, "a log of each program");

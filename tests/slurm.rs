@@ -1,7 +1,11 @@
-//! A matrix of real training runs on a real Slurm cluster where everything that can fail does.
+//! Real training runs on a real Slurm cluster: a matrix where everything that can fail does, and a run
+//! behind locked doors.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
+use imprint_e2e::locked_lab::Locked;
 use imprint_e2e::{Lab, THRICE, TINY, experiment, succeeds, training, write_world};
 use imprint_testkit::slurm::{Cluster, Options};
 use imprint_testkit::{TestDb, bin, wait_until};
@@ -106,12 +110,13 @@ kind = 'slurm'
 partition = 'low'
 max_jobs = 8
 poll_seconds = 1
+loopback = true
 ",
     );
     lab.start_metrics().await;
     lab.start_orchestrator().await;
     let file = lab.dir().join("matrix.toml");
-    std::fs::write(&file, matrix()).expect("write the experiment");
+    fs::write(&file, matrix()).expect("write the experiment");
     let file = file.to_str().expect("a path of text");
     succeeds(lab.imprint().args(["submit", file]));
     let again = lab.says(&["submit", file]);
@@ -176,4 +181,73 @@ poll_seconds = 1
                         select count(*) as n from imprint.event
                         where kind = 'complete' group by run_id) e";
     assert_eq!(count(&lab, n_of_run).await, 1, "a run ends once");
+}
+
+/// TLS, tokens and copies on the node reach a trainer through `sbatch`, as a cluster's do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_finds_its_way_through_locked_doors() {
+    let cluster = Cluster::start(1);
+    let mut lab = Locked::new().await;
+    lab.set_env("SLURM_CONF", cluster.conf());
+    let stage = lab.path("node");
+    let site = format!(
+        "[executor.cluster]
+kind = 'slurm'
+partition = 'low'
+poll_seconds = 1
+loopback = true
+stage_dir = '{}'
+stage_gib = 0.5
+",
+        stage.display()
+    );
+    fs::write(lab.path("site.toml"), site).expect("write the site file");
+    let _services = lab.serve_all(&["--site", "site.toml"]).await;
+    lab.prints(None, &["token", "create", "anna", "--out", "anna.token"]);
+    lab.answers("anna.token").await;
+    // What changed just now is not copied.
+    wait_until(STEP_LIMIT, "the corpus is old enough", || async {
+        let written = lab.path("corpus.u16").metadata().and_then(|m| m.modified());
+        let age = written.expect("look at the corpus").elapsed();
+        age.is_ok_and(|age| age > Duration::from_secs(2))
+    })
+    .await;
+
+    let toml = experiment(
+        "locked",
+        "scenarios = ['duplication']\nbatch_sizes = [8]",
+        TINY,
+        &(training(62) + THRICE),
+    );
+    fs::write(lab.path("locked.toml"), toml).expect("write an experiment");
+    lab.prints(Some("anna.token"), &["submit", "locked.toml", "--wait"]);
+    let run = "locked/scratch-duplication-b8-s0";
+    let verified = lab.prints(Some("anna.token"), &["verify", run]);
+    let row = verified.lines().find(|line| line.starts_with(run));
+    let row: Vec<&str> = row.unwrap_or_default().split_whitespace().collect();
+    // Expected, stored, missing, damaged, superseded; the same of the updates.
+    let whole = ["63", "63", "none", "none", "0", "62", "62", "none", "clean"];
+    assert!(row.ends_with(&whole), "{verified}");
+
+    let run_dir = lab.path("data/runs/1");
+    let script = fs::read_to_string(run_dir.join("jobs/1.sh")).expect("read the job's script");
+    for option in ["--ca", "--client-cert", "--client-key", "--token-file"] {
+        assert!(script.contains(option), "{script}");
+    }
+    let said = lab.prints(Some("anna.token"), &["logs", run]);
+    for name in ["corpus.u16", "tokenizer.json"] {
+        let copied = format!("copied {} (", lab.path(name).display());
+        assert_eq!(said.matches(&copied).count(), 1, "{said}");
+    }
+    assert!(is_copied(&stage, &lab.path("corpus.u16")), "{said}");
+}
+
+/// Whether the bytes of a file lie anywhere in a directory.
+fn is_copied(dir: &Path, file: &Path) -> bool {
+    let want = fs::read(file).expect("read a file");
+    let entries = fs::read_dir(dir).expect("list the copies");
+    entries.flatten().any(|entry| match entry.path() {
+        path if path.is_dir() => is_copied(&path, file),
+        path => fs::read(path).is_ok_and(|bytes| bytes == want),
+    })
 }

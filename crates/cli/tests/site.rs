@@ -51,7 +51,7 @@ fn a_bad_site_file_is_bad_input() {
             dir.path(),
             &with(&["--site", "site.toml"]),
             expect![[r#"
-                imprint: site.toml: `executor.a`: unknown field `partion`, expected one of `partition`, `account`, `qos`, `gres`, `constraint`, `time_limit`, `arguments`, `setup`, `template`, `requeue`, `requeue_exit`, `signal_seconds`, `max_jobs`, `name`, `poll_seconds`
+                imprint: site.toml: `executor.a`: unknown field `partion`, expected one of `partition`, `account`, `qos`, `gres`, `constraint`, `time_limit`, `arguments`, `setup`, `template`, `requeue`, `requeue_exit`, `signal_seconds`, `max_jobs`, `name`, `poll_seconds`, `loopback`
             "#]],
         );
         write("[executor.a]\nkind = 'local'\nslots = 1");
@@ -63,4 +63,47 @@ fn a_bad_site_file_is_bad_input() {
             "#]],
         );
     }
+}
+
+/// Trainers on other machines would otherwise look for the services on their own.
+#[test]
+fn a_cluster_is_given_no_loopback_address() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("site.toml"), "[executor.a]\nkind = 'slurm'").unwrap();
+    let serve = ["serve", "orchestrator", "--site", "site.toml"];
+    let with = |more: &[&'static str]| [&serve, more].concat();
+    refuses(
+        dir.path(),
+        &["up", "--site", "site.toml"],
+        expect![[r#"
+            imprint: `imprint up` serves this machine only, and trainers of the executor `a` run on others: start the services with `imprint serve` (docs/deploy.md), or say `loopback = true` in its table of the site file if all its nodes are this machine
+        "#]],
+    );
+    refuses(
+        dir.path(),
+        &serve,
+        expect![[r#"
+            imprint: --advertise (or IMPRINT_ADVERTISE): trainers of the executor `a` run on other machines, and http://127.0.0.1:7432 leads them to themselves: name the address at which they reach this one, such as https://lab.example:7432 (docs/deploy.md), or say `loopback = true` in the executor's table of the site file if all its nodes are this machine
+        "#]],
+    );
+    // It listens everywhere, and has no name.
+    refuses(
+        dir.path(),
+        &with(&["--listen", "0.0.0.0:7432"]),
+        expect![[r#"
+            imprint: --advertise (or IMPRINT_ADVERTISE): trainers of the executor `a` run on other machines, and http://0.0.0.0:7432 leads them to themselves: name the address at which they reach this one, such as https://lab.example:7432 (docs/deploy.md), or say `loopback = true` in the executor's table of the site file if all its nodes are this machine
+        "#]],
+    );
+    refuses(
+        dir.path(),
+        &with(&[
+            "--advertise",
+            "https://lab.example:7432",
+            "--metrics",
+            "https://localhost:7431",
+        ]),
+        expect![[r#"
+            imprint: --metrics (or IMPRINT_METRICS): trainers of the executor `a` run on other machines, and https://localhost:7431 leads them to themselves: name the address at which they reach this one, such as https://lab.example:7431 (docs/deploy.md), or say `loopback = true` in the executor's table of the site file if all its nodes are this machine
+        "#]],
+    );
 }

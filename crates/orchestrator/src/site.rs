@@ -88,6 +88,8 @@ pub struct SlurmConfig {
     pub name: String,
     /// How often the queue is asked.
     pub poll_seconds: u32,
+    /// Whether all nodes are this machine, so that loopback addresses lead trainers to the services.
+    pub loopback: bool,
 }
 
 impl Default for SlurmConfig {
@@ -108,6 +110,7 @@ impl Default for SlurmConfig {
             max_jobs: 64,
             name: "imprint".to_owned(),
             poll_seconds: 5,
+            loopback: false,
         }
     }
 }
@@ -122,6 +125,10 @@ pub struct SiteLimits {
 
 /// The name of the only executor of a place without a site file.
 const LOCAL: &str = "local";
+
+/// What is wrong with training on the CPU where there is a GPU.
+const UNUSED_GPU: &str = "gives each trainer a GPU, and this one would train on the CPU: write \
+    \"cuda:0\", or name an executor without GPUs";
 
 /// The key of `[roots]` that is no root.
 const ONLY_ROOTS: &str = "only_roots";
@@ -194,6 +201,15 @@ impl Site {
             })
     }
 
+    /// An executor whose trainers run on other machines, where loopback addresses lead nowhere.
+    pub fn beyond_this_machine(&self) -> Option<&str> {
+        let mut executors = self.executors.iter();
+        executors.find_map(|(name, config)| match config {
+            ExecutorConfig::Slurm(slurm) if !slurm.loopback => Some(name.as_str()),
+            ExecutorConfig::Slurm(_) | ExecutorConfig::Local(_) => None,
+        })
+    }
+
     /// The executor that an experiment names, or that of experiments which name none.
     ///
     /// # Errors
@@ -212,6 +228,29 @@ impl Site {
             .ok_or_else(|| {
                 format!("there is no executor `{name}` at this site; there are: {names}")
             })
+    }
+}
+
+impl ExecutorConfig {
+    /// Fails, in words that follow the executor's name, where its trainers cannot have a device or
+    /// would leave unused what they are given.
+    pub(crate) fn check_device(&self, device: &str) -> Result<(), &'static str> {
+        match (self, device) {
+            (Self::Local(local), "cpu") if !local.gpus.is_empty() => Err(UNUSED_GPU),
+            (Self::Slurm(slurm), "cpu") if slurm.asks_for_gpus() => Err(UNUSED_GPU),
+            (_, "cpu") | (Self::Slurm(_), _) => Ok(()),
+            (Self::Local(local), "cuda:0") if !local.gpus.is_empty() => Ok(()),
+            (Self::Local(local), _) if !local.gpus.is_empty() => Err(
+                "shows each trainer its own GPU and no other, whichever it is: write \"cuda:0\"",
+            ),
+            // Those of one slot follow each other, and with none a run is taken elsewhere.
+            (Self::Local(local), _) if local.slots <= 1 => Ok(()),
+            (Self::Local(_), _) => Err(
+                "has several slots and no GPUs of its own, so its trainers would share one: write \
+                 `gpus = [0]` in the place of `slots` into the site file, or start it with \
+                 `--slots 1`",
+            ),
+        }
     }
 }
 
@@ -544,27 +583,59 @@ fn check_gpus(executors: &BTreeMap<String, ExecutorConfig>) -> Result<(), Proble
     Ok(())
 }
 
-/// Options of `sbatch` that are ours to give: how else would a job be found again?
-const OUR_OPTIONS: &[&str] = &[
-    "--array",
-    "--comment",
-    "--dependency",
-    "--error",
-    "--job-name",
-    "--no-requeue",
-    "--output",
-    "--parsable",
-    "--requeue",
-    "--signal",
-    "--wrap",
-    "-J",
-    "-a",
-    "-d",
-    "-e",
-    "-o",
+/// Options of `sbatch` that are ours to give: with others a job would be another one, could not be
+/// found again, or would have no log.
+const OUR_OPTIONS: [&str; 20] = [
+    "array",
+    "chdir",
+    "clusters",
+    "comment",
+    "dependency",
+    "error",
+    "help",
+    "job-name",
+    "no-requeue",
+    "open-mode",
+    "output",
+    "parsable",
+    "requeue",
+    "signal",
+    "test-only",
+    "uid",
+    "usage",
+    "version",
+    "wait",
+    "wrap",
 ];
 
+/// Fails, in words that follow it, where a site may not give an argument to `sbatch`.
+fn check_argument(argument: &str) -> Result<(), &'static str> {
+    // A letter may be followed by others, and by what they are set to.
+    let Some(option) = argument.strip_prefix("--") else {
+        return Err("is no option in its long form; write it as \"--option=value\"");
+    };
+    let name = option.split_once('=').map_or(option, |(name, _)| name);
+    // `sbatch` takes any beginning that no other option has.
+    match OUR_OPTIONS.iter().any(|ours| ours.starts_with(name)) {
+        true => Err("is set for each job by what else is in this file"),
+        false => Ok(()),
+    }
+}
+
+/// The longest beginning of a job's name: of the whole, `squeue` is asked for 128.
+const NAME_CHARS: usize = 64;
+
 impl SlurmConfig {
+    /// Whether a job is given GPUs, as far as this file says.
+    fn asks_for_gpus(&self) -> bool {
+        let by_argument = |argument: &String| {
+            let generic = argument.starts_with("--gres=") && argument.contains("gpu");
+            generic || argument.starts_with("--gpus")
+        };
+        self.gres.as_ref().is_some_and(|gres| gres.contains("gpu"))
+            || self.arguments.iter().any(by_argument)
+    }
+
     /// With its template read; the path is taken from the site file's directory `base`.
     fn checked(mut self, base: &Path) -> Result<Self, Problem> {
         for (key, text) in [
@@ -585,18 +656,13 @@ impl SlurmConfig {
             }
         }
         for argument in &self.arguments {
-            let option = argument.split_once('=').map_or(&**argument, |(o, _)| o);
-            if !option.starts_with('-') {
-                let want = "is no option; write it as \"--option=value\"";
-                return problem(".arguments", format!("`{argument}` {want}"));
-            }
-            if OUR_OPTIONS.contains(&option) {
-                let ours = "is set for each job by what else is in this file";
-                return problem(".arguments", format!("`{option}` {ours}"));
+            if let Err(why) = check_argument(argument) {
+                return problem(".arguments", format!("`{argument}` {why}"));
             }
         }
-        if !is_name(&self.name) {
-            return problem(".name", "use letters, digits, `-`, `_` and `.` only");
+        if !is_name(&self.name) || self.name.len() > NAME_CHARS {
+            let want = format!("use letters, digits, `-`, `_` and `.` only, {NAME_CHARS} at most");
+            return problem(".name", want);
         }
         for (key, zero) in [
             (".max_jobs", self.max_jobs == 0),

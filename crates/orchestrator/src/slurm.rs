@@ -63,12 +63,10 @@ pub(crate) fn laboratory(data_dir: &Path) -> io::Result<String> {
         let mut file = File::create_new(&new)?;
         file.write_all(&made.as_bytes()[..8])?;
         file.sync_all()?;
-        let linked = fs::hard_link(&new, &path);
-        fs::remove_file(&new)?;
-        if let Err(e) = linked
-            && e.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(e);
+        match fs::hard_link(&new, &path) {
+            // A file system without links.
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => fs::rename(&new, &path)?,
+            _ => fs::remove_file(&new)?,
         }
     }
     let kept = fs::read_to_string(&path)?.trim().to_owned();

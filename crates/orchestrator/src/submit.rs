@@ -141,10 +141,18 @@ impl Intake {
             ExperimentSpec::parse_with(&request.toml, file, |path| roots.place(base_dir, path));
         let spec = spec.map_err(|e| invalid_experiment(one_line(&e)))?;
         for resources in spec.resources() {
-            let executor = self.site.executor(resources.executor.as_deref());
-            executor.map_err(|problem| {
+            let refused = |field: &str, problem: &str| {
                 let file = file.display();
-                invalid_experiment(format!("{file}: `resources.executor`: {problem}"))
+                invalid_experiment(format!("{file}: `resources.{field}`: {problem}"))
+            };
+            let executor = self.site.executor(resources.executor.as_deref());
+            let (name, executor) = executor.map_err(|problem| refused("executor", &problem))?;
+            let device = &resources.device;
+            executor.check_device(device).map_err(|why| {
+                refused(
+                    "device",
+                    &format!("\"{device}\": the executor `{name}` {why}"),
+                )
             })?;
         }
         Ok(spec)

@@ -418,6 +418,17 @@ async fn an_executor_is_named_and_is_no_part_of_a_run() {
     lab.shut_down().await;
 }
 
+#[tokio::test]
+async fn no_gpu_is_left_unused_without_a_word() {
+    let mut lab = lab("[executor.gpus]\nkind = 'local'\ngpus = [0]").await;
+    assert_eq!(
+        lab.refused(TINY).await,
+        "experiment.toml: `resources.device`: \"cpu\": the executor `gpus` gives each trainer a GPU, \
+         and this one would train on the CPU: write \"cuda:0\", or name an executor without GPUs"
+    );
+    lab.shut_down().await;
+}
+
 /// What a run is given is corrected until somebody works with it, and again when it has failed.
 #[tokio::test]
 async fn resources_are_corrected_while_nothing_uses_them() {

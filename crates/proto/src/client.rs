@@ -260,6 +260,12 @@ fn endpoint(target: &Target) -> Result<Endpoint, Error> {
         })
 }
 
+/// Whether a URL leads every machine to itself.
+pub fn is_loopback_url(url: &str) -> bool {
+    let uri = url.parse::<tonic::transport::Uri>();
+    uri.is_ok_and(|uri| is_loopback(uri.host()))
+}
+
 /// Whether what is sent there stays on this machine.
 fn is_loopback(host: Option<&str>) -> bool {
     let host = host.unwrap_or_default();
@@ -267,7 +273,7 @@ fn is_loopback(host: Option<&str>) -> bool {
     host == "localhost"
         || address
             .parse()
-            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback() || ip.is_unspecified())
 }
 
 /// The answer to a call of a service, which takes ten seconds at most.

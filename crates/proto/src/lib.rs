@@ -13,7 +13,7 @@ use imprint_core::{StepReadings, UpdateStats};
 
 pub use client::{
     Channel, CredentialFiles, Credentials, Error, Target, Token, answer, connect, connect_lazy,
-    is_passing,
+    is_loopback_url, is_passing,
 };
 pub use secret::{Secret, SecretError};
 

@@ -420,9 +420,14 @@ impl Place {
             .chain(SYSTEM_PROGRAMS.map(PathBuf::from))
             .map(|dir| dir.join(program))
             .find(|path| path.is_file());
-        let mut command = Command::new(found.unwrap_or_else(|| {
+        let found = found.unwrap_or_else(|| {
             panic!("`{program}` is not installed: `cargo xtask test` installs what tests need")
-        }));
+        });
+        // The daemons allow themselves the largest core files that they may have, and leave them
+        // where the tests run.
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -c 0 && exec \"$0\" \"$@\""]);
+        command.arg(found);
         // The tests may run in a job of another cluster.
         for (name, _) in env::vars_os() {
             let name = name.to_string_lossy().into_owned();

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use imprint_access::{Door, GrantKeys, GrantSigner, Guard, KeyError, TlsFiles, public_key_of};
+use imprint_orchestrator::Site;
 use imprint_telemetry::{Options, Vitals, one_line};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use super::up::Local;
 use crate::analyst;
 use crate::database::Database;
 use crate::failure::{Failure, Outcome};
-use crate::place::Place;
+use crate::place::{METRICS_PORT, ORCHESTRATOR_PORT, Place};
 use crate::system::{INTERRUPTED, signalled};
 
 /// Serve one role in this process, where `imprint up` would serve all of them.
@@ -168,10 +169,51 @@ fn bad_key(error: &KeyError) -> Failure {
     Failure::bad_input(one_line(error))
 }
 
+/// Fails where trainers on other machines would be given an address that leads them to themselves.
+fn check_addresses(
+    site: &Site,
+    listen: SocketAddr,
+    advertise: Option<&str>,
+    metrics_url: &str,
+) -> Result<(), Failure> {
+    let Some(executor) = site.beyond_this_machine() else {
+        return Ok(());
+    };
+    let orchestrator_url = match advertise {
+        Some(url) => url.to_owned(),
+        None => format!("http://{listen}"),
+    };
+    for (option, url, port) in [
+        (
+            "--advertise (or IMPRINT_ADVERTISE)",
+            orchestrator_url.as_str(),
+            ORCHESTRATOR_PORT,
+        ),
+        ("--metrics (or IMPRINT_METRICS)", metrics_url, METRICS_PORT),
+    ] {
+        if imprint_proto::is_loopback_url(url) {
+            return Err(Failure::bad_input(format!(
+                "{option}: trainers of the executor `{executor}` run on other machines, and {url} \
+                 leads them to themselves: name the address at which they reach this one, such as \
+                 https://lab.example:{port} (docs/deploy.md), or say `loopback = true` in the \
+                 executor's table of the site file if all its nodes are this machine"
+            )));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn run(place: &Place, telemetry: &Options, role: Role) -> Outcome {
     // What is wrong with the site file is told before a database is started.
-    if let Role::Orchestrator { local, .. } = &role {
-        local.site().map(drop)?;
+    if let Role::Orchestrator {
+        listen,
+        advertise,
+        local,
+        ..
+    } = &role
+    {
+        let (site, metrics_url) = (local.site()?, place.metrics_url());
+        check_addresses(&site, *listen, advertise.as_deref(), &metrics_url)?;
     }
     let database = Database::provide(place).await?;
     let store = database.store.clone();

@@ -94,9 +94,17 @@ fn trainers(site: &Site) -> String {
 }
 
 pub(crate) async fn run(place: &Place, telemetry: &Options, arguments: Arguments) -> Outcome {
+    let site = arguments.local.site()?;
+    if let Some(executor) = site.beyond_this_machine() {
+        return Err(Failure::bad_input(format!(
+            "`imprint up` serves this machine only, and trainers of the executor `{executor}` run on \
+             others: start the services with `imprint serve` (docs/deploy.md), or say \
+             `loopback = true` in its table of the site file if all its nodes are this machine"
+        )));
+    }
     let setup = Setup {
         trainer: arguments.local.trainer()?,
-        site: arguments.local.site()?,
+        site,
         tokens: arguments.tokens,
         well_known_ports: true,
         environment: telemetry.environment(),

@@ -107,6 +107,7 @@ fn every_key_is_read() {
             max_jobs = 8
             name = "lab-imprint"
             poll_seconds = 30
+            loopback = true
             [executor.plain]
             kind = "slurm"
             time_limit = 90
@@ -153,6 +154,7 @@ fn every_key_is_read() {
             max_jobs: 8,
             name: "lab-imprint".into(),
             poll_seconds: 30,
+            loopback: true,
         }
     );
     let ExecutorConfig::Slurm(plain) = &site.executors["plain"] else {
@@ -167,6 +169,7 @@ fn every_key_is_read() {
         }
     );
     assert_eq!(site.limits.runs_per_experiment, NonZeroU32::new(32));
+    assert_eq!(site.beyond_this_machine(), Some("plain"));
     assert_eq!(site.executor(None).unwrap().0, "a100");
     assert_eq!(site.executor(Some("cpu")).unwrap().0, "cpu");
     expect!["there is no executor `h100` at this site; there are: a100, cpu, gpus, plain"]
@@ -305,7 +308,7 @@ fn impossible_site_files_say_what_to_do() {
     refuses(
         &slurm("partion = 'gpu'"),
         expect![
-            "DIR/site.toml: `executor.a`: unknown field `partion`, expected one of `partition`, `account`, `qos`, `gres`, `constraint`, `time_limit`, `arguments`, `setup`, `template`, `requeue`, `requeue_exit`, `signal_seconds`, `max_jobs`, `name`, `poll_seconds`"
+            "DIR/site.toml: `executor.a`: unknown field `partion`, expected one of `partition`, `account`, `qos`, `gres`, `constraint`, `time_limit`, `arguments`, `setup`, `template`, `requeue`, `requeue_exit`, `signal_seconds`, `max_jobs`, `name`, `poll_seconds`, `loopback`"
         ],
     );
     refuses(
@@ -339,13 +342,13 @@ fn impossible_site_files_say_what_to_do() {
     refuses(
         &slurm("arguments = ['--job-name=x']"),
         expect![
-            "DIR/site.toml: `executor.a.arguments`: `--job-name` is set for each job by what else is in this file"
+            "DIR/site.toml: `executor.a.arguments`: `--job-name=x` is set for each job by what else is in this file"
         ],
     );
     refuses(
-        &slurm("arguments = ['64G']"),
+        &slurm("arguments = ['-Jx']"),
         expect![[
-            r#"DIR/site.toml: `executor.a.arguments`: `64G` is no option; write it as "--option=value""#
+            r#"DIR/site.toml: `executor.a.arguments`: `-Jx` is no option in its long form; write it as "--option=value""#
         ]],
     );
     refuses(
@@ -364,7 +367,9 @@ fn impossible_site_files_say_what_to_do() {
     );
     refuses(
         &slurm("name = 'a b'"),
-        expect!["DIR/site.toml: `executor.a.name`: use letters, digits, `-`, `_` and `.` only"],
+        expect![
+            "DIR/site.toml: `executor.a.name`: use letters, digits, `-`, `_` and `.` only, 64 at most"
+        ],
     );
     refuses(
         &slurm("template = 'no-such'"),
@@ -396,6 +401,93 @@ fn impossible_site_files_say_what_to_do() {
     let missing = Site::read(&place.path("missing.toml"), 1).unwrap_err();
     expect!["read the site file DIR/missing.toml: No such file or directory (os error 2)"]
         .assert_eq(&place.without_dir(&one_line(&missing)));
+}
+
+/// However `sbatch` would take it: with its value beside it, cut short, or as a letter.
+#[test]
+fn no_argument_is_one_of_our_own_options() {
+    for argument in [
+        "--job-name=x",
+        "--job-n=x",
+        "--job-name",
+        "--j",
+        "--clusters=other",
+        "--clus=other",
+        "--test-only",
+        "--wait",
+        "--no-r",
+        "--requeue",
+        "--array=1-3",
+        "--wrap=true",
+        "--",
+        "--=x",
+        "-J",
+        "-Jx",
+        "-J=x",
+        "-HJx",
+        "-Mother",
+        "-W",
+        "-p",
+        "64G",
+        "",
+    ] {
+        assert!(check_argument(argument).is_err(), "{argument}");
+    }
+    for argument in [
+        "--mem=64G",
+        "--exclusive",
+        "--exclude=node[1-3]",
+        "--reservation=lab",
+        "--wait-all-nodes=1",
+        "--wckey=lab",
+        "--nodes=1",
+        "--no-kill",
+        "--export=NONE",
+        "--comma=x",
+    ] {
+        assert_eq!(check_argument(argument), Ok(()), "{argument}");
+    }
+}
+
+#[test]
+fn a_device_is_one_that_the_executor_has() {
+    let place = Place::new();
+    let check = |executor: &str, device: &str, want: Result<(), &str>| {
+        let site = place.site(&format!("[executor.a]\n{executor}")).unwrap();
+        let checked = site.executors["a"].check_device(device);
+        match (checked, want) {
+            (Err(why), Err(want)) => assert!(why.contains(want), "{executor}: {why}"),
+            (checked, want) => assert_eq!(checked, want, "{executor}: {device}"),
+        }
+    };
+    let (gpus, cpus) = ("kind = 'local'\ngpus = [0, 1]", "kind = 'local'\nslots = 4");
+    check(gpus, "cuda:0", Ok(()));
+    check(gpus, "cuda:1", Err("write \"cuda:0\""));
+    check(gpus, "cpu", Err("would train on the CPU"));
+    check(cpus, "cpu", Ok(()));
+    check(cpus, "cuda:0", Err("`gpus = [0]`"));
+    check("kind = 'local'\nslots = 1", "cuda:1", Ok(()));
+    check("kind = 'local'\nslots = 0", "cuda:0", Ok(()));
+    for asked in [
+        "gres = 'gpu:a100:1'",
+        "arguments = ['--gpus=1']",
+        "arguments = ['--gpus-per-node=1']",
+        "arguments = ['--mem=64G', '--gres=gpu']",
+    ] {
+        let slurm = format!("kind = 'slurm'\n{asked}");
+        check(&slurm, "cpu", Err("would train on the CPU"));
+        check(&slurm, "cuda:0", Ok(()));
+    }
+    // What a partition's nodes have, this file does not say.
+    for asked in [
+        "partition = 'gpu'",
+        "gres = 'nvme:1'",
+        "arguments = ['--mem=64G']",
+    ] {
+        let slurm = format!("kind = 'slurm'\n{asked}");
+        check(&slurm, "cpu", Ok(()));
+        check(&slurm, "cuda:0", Ok(()));
+    }
 }
 
 #[test]

@@ -22,8 +22,22 @@ trap '' USR1
 exec {{trainer}}
 ";
 
-/// Fails in words that follow the template's name where a job by it would start no trainer.
+/// How lines of a script begin that `sbatch` takes for its options.
+const DIRECTIVES: [&str; 3] = ["#SBATCH", "#PBS", "#BSUB"];
+
+/// Fails in words that follow the template's name where a job by it would start no trainer, or would
+/// have options that nobody has looked at.
 pub(crate) fn check_template(template: &str) -> Result<(), String> {
+    let directives = template.lines().find(|line| {
+        let mut known = DIRECTIVES.iter();
+        known.any(|directive| line.starts_with(directive))
+    });
+    if let Some(line) = directives {
+        return Err(format!(
+            "has options of `sbatch` (`{line}`): they belong into the site file, as its keys or as \
+             `arguments = [\"--option=value\"]`"
+        ));
+    }
     match template.contains(TRAINER) {
         true => Ok(()),
         false => Err(format!(

@@ -138,6 +138,21 @@ fn gpus(gres: &str) -> SlurmConfig {
     }
 }
 
+#[test]
+fn a_laboratory_has_one_mark_for_good() {
+    let [one, other] = [(); 2].map(|()| tempfile::tempdir().expect("make a directory"));
+    let mark = |dir: &TempDir| laboratory(dir.path()).expect("it has a mark");
+    let first = mark(&one);
+    assert_eq!(first.len(), 8);
+    assert_eq!(mark(&one), first);
+    assert_ne!(mark(&other), first);
+    let left = fs::read_dir(one.path()).expect("list a directory").count();
+    assert_eq!(left, 1, "nothing is left of its making");
+    fs::write(one.path().join("laboratory"), "a b").expect("write a file");
+    let problem = laboratory(one.path()).expect_err("no name of a job");
+    assert!(problem.to_string().contains("is no mark"), "{problem}");
+}
+
 #[tokio::test]
 async fn a_job_is_submitted_runs_and_ends() {
     let config = SlurmConfig {

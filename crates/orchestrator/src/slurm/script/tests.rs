@@ -64,6 +64,9 @@ fn a_site_may_have_a_script_of_its_own() {
     assert_eq!(script, want);
     let refused = check_template("#!/bin/sh\nimprint-trainer run\n").expect_err("it does not");
     assert!(refused.contains("exec {{trainer}}"), "{refused}");
+    let refused = check_template("#!/bin/sh\n#SBATCH --array=1-3\nexec {{trainer}}\n");
+    let refused = refused.expect_err("its options would be the job's");
+    assert!(refused.contains("`#SBATCH --array=1-3`"), "{refused}");
 }
 
 /// Whatever is in an argument or in the environment, the shell hands it on.

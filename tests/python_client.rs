@@ -162,7 +162,9 @@ async fn a_watch_and_a_followed_log_go_on_when_the_orchestrator_was_away() {
         print(text, end='', flush=True)";
     let mut lab = Lab::start().await;
     let head = "scenarios = ['none']\nbatch_sizes = [4]";
-    let toml = experiment("away", head, TINY, &training(2000));
+    let toml = experiment("away", head, TINY, &training(100));
+    // The run cannot end before its readings are delivered, however late those who watch it start.
+    lab.kill_metrics();
     lab.submit(&toml).await.expect("submit");
     let run_id = lab.run_id("away/scratch-none-b4-s0").await;
     let spawn = |mut program: Command, name: &str| {
@@ -199,6 +201,7 @@ async fn a_watch_and_a_followed_log_go_on_when_the_orchestrator_was_away() {
     })
     .await;
     lab.start_orchestrator().await;
+    lab.start_metrics().await;
     for (name, program) in &mut all {
         let ended = program.wait(LIMIT);
         let why = said(&format!("{name}.err"));
